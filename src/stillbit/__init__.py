@@ -1,0 +1,1 @@
+"""Train 2-4 bit networks whose weights hold still."""

@@ -1,0 +1,22 @@
+"""The quantized linear layer."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
+
+from stillbit.quantizers.base import Quantizer
+from stillbit.quantizers.site import ParameterSite, WeightSite
+
+
+class QuantLinear(nn.Linear):
+    """`nn.Linear` with quantized input and weight."""
+
+    input_quantizer: nn.Module
+    weight_quantizer: Quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gives `quantized(x) @ quantized(weight).T + bias`."""
+        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+
+    def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
+        """Gives the weight's site."""
+        return (ParameterSite(name, self.weight_quantizer, self.weight),)

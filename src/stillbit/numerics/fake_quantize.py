@@ -1,0 +1,128 @@
+"""Fake quantization: value of the code of a latent, with the gradient that its quantizer asks for.
+
+One `autograd.Function` serves every quantizer. It saves its input, which the surrounding layer mostly holds anyway, and recomputes the
+rest in backward.
+
+    >>> x = torch.tensor([-3.0, 0.2, 0.9], requires_grad=True)
+    >>> scale = torch.tensor([0.5], requires_grad=True)
+    >>> fake_quantize(x, Grid(scale, zero_point=0, shift=0.0, low=-2, high=1)).sum().backward()
+    >>> x.grad                       # outside the grid the latent gets none
+    tensor([0., 1., 0.])
+    >>> scale.grad                   # -2 and 1 from the clipped ones, round(.4) - .4 from the one inside
+    tensor([-1.4000])
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from stillbit.numerics import kernels
+from stillbit.numerics.grid import Grid, compute_dtype
+from stillbit.numerics.kernels import Variant
+from stillbit.numerics.layout import layout
+from stillbit.numerics.rounding import STE, Rounding, Stochastic
+
+_STE = STE()
+
+
+def fake_quantize(
+    x: Tensor,
+    grid: Grid,
+    *,
+    pins: Tensor | None = None,
+    rounding: Rounding = _STE,
+    band: str = "rounded",
+    scale_gradient_factor: float = 1.0,
+    training: bool = True,
+) -> Tensor:
+    """Gives the values of the codes of `x`, in its shape, dtype and memory order.
+
+    Args:
+        x: Latents, any floating dtype; the arithmetic runs in float32 (float64 for float64), under autocast too.
+        grid: The grid; its scale and zero point may require gradients.
+        pins: int8 tensor of the shape of `x`: the code that holds, or -128 where the latent decides. A pinned latent gets no
+            gradient, but passes its share of the scale's gradient.
+        rounding: How the gradient passes the rounding.
+        band: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
+        scale_gradient_factor: Multiplies the gradients to scale and zero point (LSQ, arXiv 1902.08153, section 2.2).
+        training: Whether `Stochastic` rounding is random.
+
+    Returns:
+        Values, as `x`.
+    """
+    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
+    value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
+    random = training and isinstance(rounding, Stochastic)
+    output: Tensor = _FakeQuantize.apply(
+        x,
+        grid.scale,
+        zero_point,
+        value_zero_point,
+        pins,
+        (rounding, band, random, scale_gradient_factor, float(grid.shift), float(grid.low), float(grid.high)),
+    )
+    return output
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        value_zero_point: Tensor | None,
+        pins: Tensor | None,
+        options: tuple[Rounding, str, bool, float, float, float, float],
+    ) -> Tensor:
+        del value_zero_point  # equal numbers; it only takes its own gradient
+        rounding, band, random, _, shift, low, high = options
+        seen = layout(x, scale)
+        view = seen.view(x)
+        variant = Variant(rounding, band, grid_gradient=False, reduced=seen.reduced)
+        noise = torch.rand_like(view, dtype=compute_dtype(x)) if random else None
+        value, kept = kernels.run(
+            kernels.forward,
+            variant,
+            view,
+            seen.view_scale(scale.detach().to(compute_dtype(x))),
+            None if zero_point is None else seen.view_scale(zero_point.detach()),
+            None if pins is None else seen.view(pins),
+            noise,
+            shift,
+            low,
+            high,
+        )
+        assert value is not None
+        ctx.save_for_backward(x, scale, zero_point, pins, kept)
+        ctx.options = options
+        return seen.restore(value, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point, pins, kept = ctx.saved_tensors
+        rounding, band, _, factor, shift, low, high = ctx.options
+        seen = layout(x, scale)
+        variant = Variant(rounding, band, grid_gradient=any(ctx.needs_input_grad[1:4]), reduced=seen.reduced)
+        to_latent, to_scale, to_code_zero, to_value_zero = kernels.run(
+            kernels.backward,
+            variant,
+            seen.view(gradient),
+            seen.view(x),
+            seen.view_scale(scale.to(compute_dtype(x))),
+            None if zero_point is None else seen.view_scale(zero_point),
+            None if pins is None else seen.view(pins),
+            kept,
+            shift,
+            low,
+            high,
+        )
+
+        def to_grid(canonical: Tensor | None) -> Tensor | None:
+            return None if canonical is None else (factor * canonical).reshape(scale.shape).to(scale.dtype)
+
+        assert to_latent is not None
+        return seen.restore(to_latent, x), to_grid(to_scale), to_grid(to_code_zero), to_grid(to_value_zero), None, None

@@ -1,0 +1,119 @@
+"""The one idea: position -> code -> value.
+
+A latent `x` has a position `x / scale - shift` (the latent in grid units). The position rounds half to even and becomes the integer
+code `clamp(round(position) + zero_point, low, high)`, in this order, so that ties do not depend on the zero point. The code has the
+value `scale * (code - zero_point + shift)`. Every quantizer of this library is one such grid.
+
+    shift 0:    ... -1   0   1 ...     LSQ, min-max        (zero is a grid point)
+    shift 1/2:  ... -.5 .5 1.5 ...     StatsQ (2302.02210) (zero lies between two grid points)
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Grid(NamedTuple):
+    """A uniform grid of integer codes `low..high`.
+
+    Attributes:
+        scale: Distance of two grid points, positive; broadcasts against the latent.
+        zero_point: Code of value `scale * shift`; 0 on symmetric grids, else an integer-valued tensor of the scale's shape.
+        shift: Offset of the grid in units of the scale, 0 or 1/2.
+        low: Smallest code.
+        high: Largest code.
+        value_zero_point: A second evaluation of the zero point, for the step from code to value. None: the same one. Only the
+            published gradient of asymmetric quantizers needs it (cnn spec 1.5); it holds equal numbers.
+    """
+
+    scale: Tensor
+    zero_point: Tensor | int
+    shift: float
+    low: int
+    high: int
+    value_zero_point: Tensor | None = None
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Float32, or float64 for float64 latents: codes must not depend on autocast."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def position(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
+    """Gives the latent in grid units, `x / scale - shift`. A true division: multiplying by 1 / scale is not bit-equal."""
+    quotient = x.to(compute_dtype(x)) / grid.scale
+    return quotient - grid.shift if grid.shift else quotient
+
+
+def code(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
+    """Gives the integer code of a latent as a float tensor, zero point included. No gradient.
+
+    >>> grid = Grid(torch.tensor(0.5), zero_point=0, shift=0.0, low=-4, high=3)
+    >>> code(torch.tensor([-9.0, 0.24, 0.25, 0.75, 1.25]), grid)
+    tensor([-4.,  0.,  0.,  2.,  2.])
+    """
+    with torch.no_grad():
+        return (position(x, grid).round() + grid.zero_point).clamp(grid.low, grid.high)
+
+
+def value(code: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
+    """Gives the value of a code, `scale * (code - zero_point + shift)`.
+
+    >>> value(torch.tensor([-1.0, 0.0]), Grid(torch.tensor(0.5), zero_point=0, shift=0.5, low=-2, high=1))
+    tensor([-0.2500,  0.2500])
+    """
+    zero_point = grid.zero_point if grid.value_zero_point is None else grid.value_zero_point
+    offset = code - zero_point
+    return grid.scale * (offset + grid.shift if grid.shift else offset)
+
+
+def grid_limits(grid: Grid) -> tuple[Tensor, Tensor]:
+    """Gives the values of the codes `low` and `high`; differentiable in scale and zero point."""
+    return (
+        grid.scale * (grid.low - grid.zero_point + grid.shift),
+        grid.scale * (grid.high - grid.zero_point + grid.shift),
+    )
+
+
+class Range(NamedTuple):
+    """What a range of latents makes of a grid.
+
+    Attributes:
+        scale: float tensor of the range's shape.
+        zero_point: Not rounded, of the range's shape; 0 on symmetric grids.
+        signed: Whether codes may be negative; False on asymmetric grids.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    signed: bool
+
+
+def code_limits(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Gives the smallest and the largest code: -2^(b-1)..2^(b-1)-1, or 0..2^b-1 for unsigned and asymmetric grids."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, smallest: float = 1e-8) -> Range:
+    """Fits a grid to a range (cnn spec 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
+
+    Args:
+        x_min: Smallest latent, one element or one a channel.
+        x_max: Largest latent, same shape.
+        bits: Width of the codes.
+        symmetric: Whether zero has code 0. Such a grid is signed if any channel has a negative latent.
+        smallest: The upper limit is at least this.
+
+    Returns:
+        Scale, zero point and sign.
+    """
+    low, high = x_min.clamp_max(0.0), x_max.clamp_min(smallest)
+    if symmetric:
+        signed = bool((low < 0).any())
+        largest_code = code_limits(bits, signed=signed)[1]
+        scale = torch.maximum(low.abs(), high) / largest_code
+        return Range(scale, torch.zeros_like(scale), signed)
+    scale = (high - low) / code_limits(bits, signed=False)[1]
+    return Range(scale, -low / scale, False)

@@ -1,0 +1,8 @@
+"""Quantizers: each decides one kind of grid."""
+
+from stillbit.quantizers.base import Quantizer as Quantizer
+from stillbit.quantizers.lsq import LSQ as LSQ
+from stillbit.quantizers.minmax import FixedRange as FixedRange
+from stillbit.quantizers.site import ParameterSite as ParameterSite
+from stillbit.quantizers.site import WeightSite as WeightSite
+from stillbit.quantizers.site import weight_sites as weight_sites

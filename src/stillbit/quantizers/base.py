@@ -1,0 +1,165 @@
+"""The base of all quantizers: a grid decides everything, and is the only thing that a subclass computes."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from stillbit.errors import PrepareError, RecipeError
+from stillbit.numerics.fake_quantize import fake_quantize
+from stillbit.numerics.grid import Grid, code_limits, position
+from stillbit.numerics.kernels import BANDS, FREE
+from stillbit.numerics.rounding import STE, Rounding
+
+
+class Quantizer(nn.Module, ABC):
+    """Replaces a latent by the value of its code.
+
+    A subclass computes a `Grid`; positions, codes, values and gradients follow from it. All state (scale, sign, pins) exists from the
+    start, so that optimizers and strict loading see it; it changes in `set_range`, in loading, and by optimizer steps, never in
+    `forward`.
+
+    Args:
+        bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
+        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        rounding: How the gradient passes the rounding.
+        band: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
+            has it: half a step wider than LSQ), "position" (those whose position does, as LSQ has it) or "open" (all).
+
+    Attributes:
+        pins: int8, shape of the latent: a code that holds, or -128 where the latent decides; None for a quantizer that is never
+            pinned.
+        label: Name of the quantizer in its model, for messages.
+        bypass: Whether `forward` gives its input back.
+    """
+
+    max_bits: ClassVar[int] = 8
+    calibrated: Tensor
+    signed: Tensor
+    pins: Tensor | None
+
+    def __init__(
+        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, band: str = "rounded"
+    ) -> None:
+        super().__init__()
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= self.max_bits:
+            raise RecipeError(f"bits is {bits!r}; allowed are whole numbers from 1 (unsigned only) to {self.max_bits}")
+        if band not in BANDS:
+            raise RecipeError(f"band is {band!r}; allowed are {', '.join(BANDS)}")
+        self.bits = bits
+        self.scale_shape = tuple(scale_shape)
+        self.rounding = STE() if rounding is None else rounding
+        self.band = band
+        self.label = type(self).__name__
+        self.bypass = False
+        self.is_signed = False
+        self.is_calibrated = False
+        self.register_buffer("signed", torch.tensor(False))
+        self.register_buffer("calibrated", torch.tensor(False))
+        self.register_buffer("pins", None)
+        self.register_load_state_dict_post_hook(_mirror_flags)  # type: ignore[no-untyped-call]
+
+    @abstractmethod
+    def grid(self, x: Tensor) -> Grid:
+        """Gives the grid for the latent `x`: the only computation that a quantizer decides."""
+
+    @abstractmethod
+    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+        """Fits the grid to a range of latents and marks the quantizer calibrated. Called by calibration, never in forward.
+
+        Args:
+            x_min: Smallest latent, with as many elements as the scale.
+            x_max: Largest latent, likewise.
+        """
+
+    def scale_gradient_factor(self, x: Tensor) -> float:
+        """Gives the factor on the gradients of scale and zero point for the latent `x`."""
+        del x
+        return 1.0
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest code."""
+        return code_limits(self.bits, signed=self.is_signed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gives the values of the codes of `x`, in its shape and dtype."""
+        if self.bypass:
+            return x
+        if not self.is_calibrated:
+            raise PrepareError(f"quantizer {self.label} has no range yet; run calibrate, or load a trained state, before use")
+        return fake_quantize(
+            x,
+            self.grid(x),
+            pins=self.pins,
+            rounding=self.rounding,
+            band=self.band,
+            scale_gradient_factor=self.scale_gradient_factor(x),
+            training=self.training,
+        )
+
+    @final
+    @torch.no_grad()
+    def position(self, x: Tensor) -> Tensor:
+        """Gives the latent in grid units; a pinned latent stands at its code."""
+        grid = self.grid(x)
+        free = position(x, grid)
+        return free if self.pins is None else torch.where(self.pins == FREE, free, self.pins - grid.zero_point)
+
+    @final
+    @torch.no_grad()
+    def code(self, x: Tensor) -> Tensor:
+        """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
+        grid = self.grid(x)
+        code = (position(x, grid).round() + grid.zero_point).clamp(grid.low, grid.high)
+        return code if self.pins is None else torch.where(self.pins == FREE, code, self.pins.to(code.dtype))
+
+    @final
+    def allocate_pins(self, shape: torch.Size) -> None:
+        """Makes room for pins, all free.
+
+        Args:
+            shape: Shape of the latent.
+
+        Raises:
+            PrepareError: At 8 bits, whose codes leave no value of int8 for "free".
+        """
+        if self.bits > 7:
+            raise PrepareError(f"quantizer {self.label} has {self.bits} bits; pins need at most 7")
+        self.pins = torch.full(shape, FREE, dtype=torch.int8, device=self.calibrated.device)
+
+    @final
+    def mark_calibrated(self, *, signed: bool) -> None:
+        """Records sign and readiness, in the buffers and in their Python mirrors."""
+        if self.bits == 1 and signed:
+            raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
+        self.signed.fill_(signed)
+        self.calibrated.fill_(True)
+        _mirror_flags(self)
+
+    def extra_repr(self) -> str:
+        """Shows bits, sign and the scale's shape."""
+        sign = "signed" if self.is_signed else "unsigned"
+        state = sign if self.is_calibrated else "no range yet"
+        return f"bits={self.bits}, {state}, scale_shape={self.scale_shape}, band={self.band}, rounding={self.rounding}"
+
+
+def _mirror_flags(quantizer: nn.Module, _incompatible_keys: Any = None) -> None:
+    """Copies the flag buffers to Python once after loading, so that no step reads them back from a GPU."""
+    assert isinstance(quantizer, Quantizer)
+    quantizer.is_signed = bool(quantizer.signed)
+    quantizer.is_calibrated = bool(quantizer.calibrated)
+
+
+def as_scale(x: Tensor, like: Tensor) -> Tensor:
+    """Gives a range's tensor in shape, dtype and device of a scale.
+
+    Raises:
+        PrepareError: If the numbers of elements differ.
+    """
+    if x.numel() != like.numel():
+        raise PrepareError(f"a range of {x.numel()} elements was given to a quantizer with {like.numel()} scales")
+    return x.detach().reshape(like.shape).to(like)
+
+

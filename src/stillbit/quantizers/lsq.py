@@ -1,0 +1,140 @@
+"""LSQ: learned step size quantization (Esser et al., arXiv 1902.08153), and LSQ+ (arXiv 2004.09576) for the asymmetric form.
+
+Deviates from the papers in: the default band passes the gradient half a step further out than LSQ does (band="position" is the
+paper's), and the gradient of the scale is not rescaled unless asked for. Both are the choices of the oscillation paper
+(arXiv 2203.11086), whose results this library reproduces.
+"""
+
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from stillbit.errors import RecipeError
+from stillbit.numerics.grid import Grid, fit_range
+from stillbit.numerics.rounding import Rounding
+from stillbit.quantizers.base import Quantizer, as_scale
+
+SCALE_FLOOR = 1e-8
+SCALE_GRADIENTS = ("none", "lsq")
+
+
+@final
+class LSQ(Quantizer):
+    """A grid whose scale (and zero point) are learned.
+
+    Args:
+        bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
+        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        symmetric: Whether zero has code 0. Otherwise a zero point is learned, and rounded.
+        rounding: How the gradient passes the rounding.
+        band: "rounded" (as published for CNNs), "position" (as in the LSQ paper).
+        log_scale: Whether the parameter holds the logarithm of the scale.
+        scale_gradient: "none", or "lsq": multiply the gradients of scale and zero point by `(high * n) ** -0.5`, n being the number
+            of latents that share a scale (the batch of this process included).
+        published: Do what the published code does where it differs: a scale below its floor gets no gradient, ever, and the zero
+            point's gradient counts its two uses apart, which matters under EWGS (cnn spec 1.5).
+
+    Attributes:
+        scale: Parameter, `scale_shape`; the linear scale, or its logarithm.
+        zero_point: Parameter, `scale_shape`, not rounded; None on symmetric grids.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        scale_shape: tuple[int, ...] = (1,),
+        *,
+        symmetric: bool = True,
+        rounding: Rounding | None = None,
+        band: str = "rounded",
+        log_scale: bool = False,
+        scale_gradient: str = "none",
+        published: bool = False,
+    ) -> None:
+        super().__init__(bits, scale_shape, rounding=rounding, band=band)
+        if scale_gradient not in SCALE_GRADIENTS:
+            raise RecipeError(f"scale_gradient is {scale_gradient!r}; allowed are {', '.join(SCALE_GRADIENTS)}")
+        self.symmetric = symmetric
+        self.log_scale = log_scale
+        self.scale_gradient = scale_gradient
+        self.published = published
+        self.scale = nn.Parameter(torch.zeros(scale_shape) if log_scale else torch.ones(scale_shape))
+        self.zero_point = None if symmetric else nn.Parameter(torch.zeros(scale_shape))
+
+    def grid(self, x: Tensor) -> Grid:
+        """Gives the grid of the learned scale and zero point, whatever `x` is."""
+        del x
+        low, high = self.limits
+        scale = self._effective_scale()
+        if self.zero_point is None:
+            return Grid(scale, 0, 0.0, low, high)
+        first = self._rounded_zero_point(self.zero_point)
+        second = self._rounded_zero_point(self.zero_point) if self.published else None
+        return Grid(scale, first, 0.0, low, high, second)
+
+    def scale_gradient_factor(self, x: Tensor) -> float:
+        """Gives `(high * n) ** -0.5`, or 1."""
+        if self.scale_gradient == "none":
+            return 1.0
+        return float((self.limits[1] * x.numel() / self.scale.numel()) ** -0.5)
+
+    @torch.no_grad()
+    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+        """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
+        fitted = fit_range(x_min, x_max, bits=self.bits, symmetric=self.symmetric)
+        self.scale.copy_(as_scale(fitted.scale.log() if self.log_scale else fitted.scale, self.scale))
+        if self.zero_point is not None:
+            self.zero_point.copy_(as_scale(fitted.zero_point, self.zero_point))
+        self.mark_calibrated(signed=fitted.signed)
+
+    @torch.no_grad()
+    def lift_scale(self) -> None:
+        """Lifts a scale below its floor to it. Forward does so anyway; this keeps the parameter from drifting further."""
+        if not self.log_scale and not self.published:
+            self.scale.clamp_(min=SCALE_FLOOR)
+
+    def _effective_scale(self) -> Tensor:
+        if self.log_scale:
+            return self.scale.exp()
+        if self.published:
+            return self.scale.clamp(min=SCALE_FLOOR)
+        floored: Tensor = _Floor.apply(self.scale)
+        return floored
+
+    def _rounded_zero_point(self, zero_point: Tensor) -> Tensor:
+        rounded: Tensor = _RoundZeroPoint.apply(zero_point, *self.limits, self.rounding)
+        return rounded
+
+
+class _Floor(torch.autograd.Function):
+    """`max(scale, floor)` with the gradient straight through, so that a scale below can rise again."""
+
+    @staticmethod
+    def forward(ctx: Any, scale: Tensor) -> Tensor:
+        del ctx
+        return scale.clamp(min=SCALE_FLOOR)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        del ctx
+        return gradient
+
+
+class _RoundZeroPoint(torch.autograd.Function):
+    """`clamp(round(zero_point), low, high)` with the gradient of the rounding estimator; none where it is clamped."""
+
+    @staticmethod
+    def forward(ctx: Any, zero_point: Tensor, low: int, high: int, rounding: Rounding) -> Tensor:
+        ctx.save_for_backward(zero_point)
+        ctx.options = low, high, rounding
+        return zero_point.round().clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (zero_point,) = ctx.saved_tensors
+        low, high, rounding = ctx.options
+        rounded = zero_point.round()
+        inside = (rounded >= low) & (rounded <= high)
+        passed = torch.where(inside, gradient, 0.0)
+        return rounding.factor(zero_point, passed) * passed, None, None, None

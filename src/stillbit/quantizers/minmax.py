@@ -1,0 +1,57 @@
+"""A grid fixed by calibration: nothing about it is learned."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from stillbit.numerics.grid import Grid, fit_range
+from stillbit.numerics.rounding import Rounding
+from stillbit.quantizers.base import Quantizer, as_scale
+
+
+@final
+class FixedRange(Quantizer):
+    """A grid whose scale and zero point stay as calibration set them (min-max, MSE).
+
+    Args:
+        bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
+        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        symmetric: Whether zero has code 0.
+        rounding: How the gradient passes the rounding.
+
+    Attributes:
+        scale: Buffer, `scale_shape`.
+        zero_point: Buffer, `scale_shape`, integer-valued; None on symmetric grids.
+    """
+
+    scale: Tensor
+    zero_point: Tensor | None
+
+    def __init__(
+        self,
+        bits: int,
+        scale_shape: tuple[int, ...] = (1,),
+        *,
+        symmetric: bool = True,
+        rounding: Rounding | None = None,
+    ) -> None:
+        super().__init__(bits, scale_shape, rounding=rounding)
+        self.symmetric = symmetric
+        self.register_buffer("scale", torch.ones(scale_shape))
+        self.register_buffer("zero_point", None if symmetric else torch.zeros(scale_shape))
+
+    def grid(self, x: Tensor) -> Grid:
+        """Gives the calibrated grid, whatever `x` is."""
+        del x
+        return Grid(self.scale, 0 if self.zero_point is None else self.zero_point, 0.0, *self.limits)
+
+    @torch.no_grad()
+    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+        """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
+        fitted = fit_range(x_min, x_max, bits=self.bits, symmetric=self.symmetric)
+        self.scale.copy_(as_scale(fitted.scale, self.scale))
+        if self.zero_point is not None:
+            low, high = self.limits
+            self.zero_point.copy_(as_scale(fitted.zero_point.round().clamp(low, high), self.zero_point))
+        self.mark_calibrated(signed=fitted.signed)

@@ -1,0 +1,104 @@
+"""Weight sites: what an oscillation method sees of a model. Never a layer, never a closure.
+
+A plain site is a weight and its quantizer. A derived site is a product of weights that is quantized as one (query-key
+reparameterization, arXiv 2302.02210); a method can read it and send gradients through it, but not write it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from stillbit.quantizers.base import Quantizer
+
+
+class WeightSite(Protocol):
+    """A quantized weight."""
+
+    @property
+    def name(self) -> str:
+        """Name of the layer in its model."""
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The weight's quantizer."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameters that the latent is computed from."""
+
+    @property
+    def output_axis(self) -> int:
+        """Axis of the latent that counts output channels."""
+
+    def latent(self) -> Tensor:
+        """Gives the float weight that is quantized."""
+
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Adds a gradient of the latent, of its shape, to the parameters' gradients."""
+
+    def write(self, mask: Tensor, value: Tensor) -> None:
+        """Sets the latent to `value` where `mask`; a derived site refuses."""
+
+
+@dataclass(frozen=True)
+class ParameterSite:
+    """A weight that is quantized as it stands."""
+
+    name: str
+    quantizer: Quantizer
+    parameter: Parameter
+    output_axis: int = 0
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The weight."""
+        return (self.parameter,)
+
+    def latent(self) -> Tensor:
+        """Gives the weight."""
+        return self.parameter
+
+    @torch.no_grad()
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Adds to the weight's gradient."""
+        if self.parameter.grad is None:
+            self.parameter.grad = gradient.to(self.parameter.dtype)
+        else:
+            self.parameter.grad.add_(gradient)
+
+    @torch.no_grad()
+    def write(self, mask: Tensor, value: Tensor) -> None:
+        """Sets the weight to `value` where `mask`."""
+        self.parameter.copy_(torch.where(mask, value.to(self.parameter.dtype), self.parameter))
+
+
+@runtime_checkable
+class HasWeightSites(Protocol):
+    """A module that quantizes weights of its own."""
+
+    def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
+        """Gives the module's sites; `name` is the module's name in its model."""
+
+
+def weight_sites(model: nn.Module) -> list[WeightSite]:
+    """Finds the quantized weights of a model, in module order, under the names of the unwrapped model.
+
+    >>> weight_sites(nn.Linear(2, 2))
+    []
+    """
+    return list(_sites(model))
+
+
+def _sites(model: nn.Module) -> Iterator[WeightSite]:
+    for name, module in model.named_modules():
+        if isinstance(module, HasWeightSites):
+            yield from module.weight_sites(_unwrapped(name))
+
+
+def _unwrapped(name: str) -> str:
+    """Takes off what DDP and torch.compile put before each name."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
