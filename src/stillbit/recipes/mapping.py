@@ -1,0 +1,178 @@
+"""A mapping becomes a frozen dataclass, strictly, and back.
+
+Nothing is guessed and nothing is ignored: each error names the full path of the key, what was given, and what is
+allowed. The dataclasses need no base class and no registration; their annotations are the schema.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from stillbit.errors import RecipeError
+
+Config = TypeVar("Config")
+
+
+def from_mapping(config: type[Config], given: object, path: str = "") -> Config:
+    """Build a dataclass from a mapping of its fields.
+
+    Args:
+        config: The dataclass.
+        given: What a YAML document holds at `path`.
+        path: Keys that lead here, joined by dots; empty at the top.
+
+    Returns:
+        The dataclass; fields that are not given have their default.
+
+    Raises:
+        RecipeError: For an unknown or missing key, and for a value of the wrong type or out of range.
+    """
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{path or 'recipe'}: {_show(given)} given, allowed: a mapping of keys to values")
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, config)) if field.init}
+    for key in given:
+        if key not in fields:
+            raise RecipeError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")
+    types_by_name = typing.get_type_hints(config)
+    values = {key: _convert(types_by_name[key], value, _join(path, key)) for key, value in given.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise RecipeError(f"{_join(path, name)}: missing, and it has no default")
+    try:
+        return config(**values)
+    except ValueError as error:  # a field's own check; its message begins with the name of the field
+        message = str(error)
+        named = message.split(":", 1)[0] in fields
+        raise RecipeError(_join(path, message) if named else f"{path or 'recipe'}: {message}") from None
+
+
+def to_mapping(config: object) -> dict[str, Any]:
+    """Give the fields of a dataclass, nested ones too, as YAML can hold them.
+
+    Args:
+        config: A dataclass whose leaves are what `from_mapping` accepts.
+
+    Returns:
+        A mapping that `from_mapping` turns into an equal dataclass.
+    """
+    fields = dataclasses.fields(typing.cast(Any, config))
+    return {field.name: _plain(getattr(config, field.name)) for field in fields if field.init}
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """Say which of the allowed names is meant: `; did you mean 'x'?`, or the whole list where none is near."""
+    names = list(allowed)
+    found = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    return f"; did you mean '{found[0]}'?" if found else f"; allowed: {', '.join(names)}"
+
+
+def _convert(annotation: Any, given: object, path: str) -> Any:
+    origin = get_origin(annotation)
+    if dataclasses.is_dataclass(annotation):
+        return from_mapping(typing.cast(type, annotation), given, path)
+    if origin is Literal:
+        return _one_of(get_args(annotation), given, path)
+    if origin in (Union, types.UnionType):
+        return _first_fit(get_args(annotation), given, path)
+    if origin is tuple:
+        return _sequence(get_args(annotation)[0], given, path)
+    if origin in (dict, Mapping):
+        return _table(get_args(annotation)[1], given, path)
+    return _leaf(annotation, given, path)
+
+
+def _one_of(allowed: tuple[object, ...], given: object, path: str) -> object:
+    # Compared with their types, so that True is not taken for 1.
+    for value in allowed:
+        if type(value) is type(given) and value == given:
+            return value
+    raise RecipeError(f"{path}: {_show(given)} given, allowed: {', '.join(map(str, allowed))}")
+
+
+def _first_fit(choices: tuple[Any, ...], given: object, path: str) -> object:
+    kinds = [kind for kind in choices if kind is not types.NoneType]
+    if given is None and len(kinds) < len(choices):
+        return None
+    if len(kinds) == 1:
+        return _convert(kinds[0], given, path)
+    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    if isinstance(given, Mapping) and len(nested) == 1:  # a mapping can mean only this one: let it say what is wrong
+        return _convert(nested[0], given, path)
+    for kind in kinds:
+        try:
+            return _convert(kind, given, path)
+        except RecipeError:
+            continue
+    raise RecipeError(f"{path}: {_show(given)} given, allowed: {' or '.join(map(_name, choices))}")
+
+
+def _sequence(item: Any, given: object, path: str) -> tuple[Any, ...]:
+    if not isinstance(given, list | tuple):
+        raise RecipeError(f"{path}: {_show(given)} given, allowed: a list, each {_name(item)}")
+    return tuple(_convert(item, value, f"{path}[{index}]") for index, value in enumerate(given))
+
+
+def _table(item: Any, given: object, path: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{path}: {_show(given)} given, allowed: a mapping, each value {_name(item)}")
+    return {str(key): _convert(item, value, _join(path, key)) for key, value in given.items()}
+
+
+def _leaf(kind: Any, given: object, path: str) -> object:
+    if kind is Path and isinstance(given, str):
+        return Path(given)
+    if kind is float and isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
+        return float(given)
+    if type(given) is kind:
+        return given if kind is not float else _refuse(kind, given, path)
+    return _refuse(kind, given, path)
+
+
+def _refuse(kind: Any, given: object, path: str) -> object:
+    raise RecipeError(f"{path}: {_show(given)} given, allowed: {_name(kind)}")
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    Path: "a path",
+    types.NoneType: "null",
+}
+
+
+def _name(kind: Any) -> str:
+    if dataclasses.is_dataclass(kind):
+        return "a mapping"
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    return _NAMES.get(kind, str(kind))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def _show(given: object) -> str:
+    if isinstance(given, Mapping | list):
+        return "a mapping" if isinstance(given, Mapping) else "a list"
+    if given is None or isinstance(given, bool):
+        return {None: "null", True: "true", False: "false"}[given]
+    return repr(given)
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
