@@ -77,21 +77,21 @@ def test_a_number_becomes_a_constant_and_a_schedule_stays():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        pytest.param(lambda: Constant(math.nan), "value: nan given, allowed: a finite number", id="nan"),
-        pytest.param(lambda: as_schedule(math.inf), "value: inf given, allowed: a finite number", id="infinite"),
-        pytest.param(lambda: Linear(0.0, 1.0, steps=0), "steps: 0 given, allowed: more than 0", id="no_steps"),
+        pytest.param(lambda: Constant(math.nan), "value is nan; allowed: a finite number", id="nan"),
+        pytest.param(lambda: as_schedule(math.inf), "value is inf; allowed: a finite number", id="infinite"),
+        pytest.param(lambda: Linear(0.0, 1.0, steps=0), "steps is 0; allowed: more than 0", id="no_steps"),
         pytest.param(
             lambda: Cosine(0.0, 1.0, steps=5, begin=1.5),
-            "begin: 1.5 given, allowed: 0 to 1, a fraction of steps",
+            "begin is 1.5; allowed: 0 to 1, a fraction of steps",
             id="begin_beyond_the_end",
         ),
         pytest.param(
             lambda: Linear(0.0, 1.0, steps=5, before=math.nan),
-            "before: nan given, allowed: a finite number",
+            "before is nan; allowed: a finite number",
             id="before_nan",
         ),
         pytest.param(
-            lambda: MultiStep(1.0, (20, 10)), "milestones: [20, 10] given, allowed: ascending steps", id="descending"
+            lambda: MultiStep(1.0, (20, 10)), "milestones is [20, 10]; allowed: ascending steps", id="descending"
         ),
     ],
 )

@@ -133,7 +133,7 @@ class MultiStep:
     def __post_init__(self) -> None:
         _check_finite(start=self.start, factor=self.factor)
         if any(later <= earlier for earlier, later in zip(self.milestones, self.milestones[1:], strict=False)):
-            raise ValueError(f"milestones: {list(self.milestones)} given, allowed: ascending steps")
+            raise ValueError(f"milestones is {list(self.milestones)}; allowed: ascending steps")
 
     def __call__(self, step: float, /) -> float:
         """Return the value at `step`."""
@@ -159,12 +159,12 @@ def as_schedule(value: float | Schedule) -> Schedule:
 def _check_annealing(start: float, end: float, steps: float, begin: float, before: float | None) -> None:
     _check_finite(start=start, end=end, steps=steps, before=0.0 if before is None else before)
     if steps <= 0:
-        raise ValueError(f"steps: {steps} given, allowed: more than 0")
+        raise ValueError(f"steps is {steps}; allowed: more than 0")
     if not 0.0 <= begin <= 1.0:
-        raise ValueError(f"begin: {begin} given, allowed: 0 to 1, a fraction of steps")
+        raise ValueError(f"begin is {begin}; allowed: 0 to 1, a fraction of steps")
 
 
 def _check_finite(**values: float) -> None:
     for name, given in values.items():
         if not math.isfinite(given):
-            raise ValueError(f"{name}: {given} given, allowed: a finite number")
+            raise ValueError(f"{name} is {given}; allowed: a finite number")

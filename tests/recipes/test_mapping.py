@@ -16,7 +16,7 @@ class Annealed:
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= 1:
-            raise ValueError(f"begin: {self.begin} given, allowed: 0 to 1")
+            raise ValueError(f"begin is {self.begin}; allowed: 0 to 1")
         if self.start == self.begin:
             raise ValueError("start and begin are equal")
 
@@ -33,7 +33,7 @@ class Config:
     threshold: float | Annealed = 0.5
     sizes: tuple[int, ...] = ()
     layers: dict[str, Annealed] = field(default_factory=dict)
-    inner: Annealed = Annealed(1.0)
+    inner: Annealed = Annealed(1.0, begin=0.5)
     off: Annealed | None = None
 
 
@@ -49,7 +49,8 @@ class Config:
         pytest.param({"threshold": {"start": 2}}, Config(threshold=Annealed(2.0)), id="union-section"),
         pytest.param({"sizes": [1, 2]}, Config(sizes=(1, 2)), id="list"),
         pytest.param({"layers": {"a.b*": {"start": 1}}}, Config(layers={"a.b*": Annealed(1.0)}), id="table"),
-        pytest.param({"inner": {"start": 0}}, Config(inner=Annealed(0.0)), id="section"),
+        pytest.param({"inner": {"start": 0}}, Config(inner=Annealed(0.0, 0.5)), id="section_keeps_its_other_defaults"),
+        pytest.param({"inner": {"begin": 0}}, Config(inner=Annealed(1.0, 0.0)), id="section_may_omit_a_required_field"),
         pytest.param({"off": {"start": 3}}, Config(off=Annealed(3.0)), id="section_switched_on"),
     ],
 )
@@ -71,29 +72,29 @@ def test_to_mapping_holds_only_what_yaml_knows():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param([1], "recipe: a list given, allowed: a mapping of keys to values", id="not_a_mapping"),
+        pytest.param([1], "recipe is a list; allowed: a mapping of keys to values", id="not_a_mapping"),
         pytest.param({"epoch": 1}, "epoch: unknown key; did you mean 'epochs'?", id="unknown_key"),
         pytest.param({"inner": {"start": 1, "begn": 1}}, "inner.begn: unknown key; did you mean 'begin'?", id="unknown_inner_key"),
         pytest.param({"inner": {"zzz": 1}}, "inner.zzz: unknown key; allowed: start, begin", id="unknown_key_with_no_near_name"),
-        pytest.param({"inner": {}}, "inner.start: missing, and it has no default", id="missing"),
-        pytest.param({"inner": None}, "inner: null given, allowed: a mapping of keys to values", id="null_section"),
-        pytest.param({"epochs": 1.5}, "epochs: 1.5 given, allowed: a whole number", id="float_for_int"),
-        pytest.param({"epochs": True}, "epochs: true given, allowed: a whole number", id="bool_for_int"),
-        pytest.param({"epochs": "four"}, "epochs: 'four' given, allowed: a whole number", id="text_for_int"),
-        pytest.param({"rate": "fast"}, "rate: 'fast' given, allowed: a finite number", id="text_for_float"),
-        pytest.param({"rate": True}, "rate: true given, allowed: a finite number", id="bool_for_float"),
-        pytest.param({"rate": math.nan}, "rate: nan given, allowed: a finite number", id="nan"),
-        pytest.param({"amp": 1}, "amp: 1 given, allowed: true or false", id="int_for_bool"),
-        pytest.param({"kind": "sdg"}, "kind: 'sdg' given, allowed: sgd, adam", id="choice"),
-        pytest.param({"bits": 33}, "bits: 33 given, allowed: 2, 3, 4", id="number_choice"),
-        pytest.param({"seed": "x"}, "seed: 'x' given, allowed: a whole number", id="optional"),
-        pytest.param({"threshold": "x"}, "threshold: 'x' given, allowed: a finite number or a mapping", id="union"),
+        pytest.param({"off": {}}, "off.start: missing, and it has no default", id="missing"),
+        pytest.param({"inner": None}, "inner is null; allowed: a mapping of keys to values", id="null_section"),
+        pytest.param({"epochs": 1.5}, "epochs is 1.5; allowed: a whole number", id="float_for_int"),
+        pytest.param({"epochs": True}, "epochs is true; allowed: a whole number", id="bool_for_int"),
+        pytest.param({"epochs": "four"}, "epochs is 'four'; allowed: a whole number", id="text_for_int"),
+        pytest.param({"rate": "fast"}, "rate is 'fast'; allowed: a finite number", id="text_for_float"),
+        pytest.param({"rate": True}, "rate is true; allowed: a finite number", id="bool_for_float"),
+        pytest.param({"rate": math.nan}, "rate is nan; allowed: a finite number", id="nan"),
+        pytest.param({"amp": 1}, "amp is 1; allowed: true or false", id="int_for_bool"),
+        pytest.param({"kind": "sdg"}, "kind is 'sdg'; allowed: sgd, adam", id="choice"),
+        pytest.param({"bits": 33}, "bits is 33; allowed: 2, 3, 4", id="number_choice"),
+        pytest.param({"seed": "x"}, "seed is 'x'; allowed: a whole number", id="optional"),
+        pytest.param({"threshold": "x"}, "threshold is 'x'; allowed: a finite number or a mapping", id="union"),
         pytest.param({"threshold": {"stat": 1}}, "threshold.stat: unknown key; did you mean 'start'?", id="union_section"),
-        pytest.param({"sizes": 3}, "sizes: 3 given, allowed: a list, each a whole number", id="no_list"),
-        pytest.param({"sizes": [1, "x"]}, "sizes[1]: 'x' given, allowed: a whole number", id="list_item"),
-        pytest.param({"layers": 3}, "layers: 3 given, allowed: a mapping, each value a mapping", id="no_table"),
+        pytest.param({"sizes": 3}, "sizes is 3; allowed: a list, each a whole number", id="no_list"),
+        pytest.param({"sizes": [1, "x"]}, "sizes[1] is 'x'; allowed: a whole number", id="list_item"),
+        pytest.param({"layers": 3}, "layers is 3; allowed: a mapping, each value a mapping", id="no_table"),
         pytest.param({"layers": {"a.b": {}}}, "layers.a.b.start: missing, and it has no default", id="table_item"),
-        pytest.param({"inner": {"start": 1, "begin": 2}}, "inner.begin: 2.0 given, allowed: 0 to 1", id="out_of_range"),
+        pytest.param({"inner": {"start": 1, "begin": 2}}, "inner.begin is 2.0; allowed: 0 to 1", id="out_of_range"),
         pytest.param({"inner": {"start": 1, "begin": 1}}, "inner: start and begin are equal", id="two_fields_that_disagree"),
     ],
 )

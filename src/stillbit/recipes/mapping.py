@@ -18,37 +18,42 @@ from stillbit.errors import RecipeError
 Config = TypeVar("Config")
 
 
-def from_mapping(config: type[Config], given: object, path: str = "") -> Config:
+def from_mapping(config: type[Config], given: object, path: str = "", base: Config | None = None) -> Config:
     """Build a dataclass from a mapping of its fields.
 
     Args:
         config: The dataclass.
         given: What a YAML document holds at `path`.
         path: Keys that lead here, joined by dots; empty at the top.
+        base: What fields that are not given are taken from; their own defaults if there is none. A section inherits
+            from its default in the dataclass that holds it, so that a recipe may change one value of it.
 
     Returns:
-        The dataclass; fields that are not given have their default.
+        The dataclass.
 
     Raises:
         RecipeError: For an unknown or missing key, and for a value of the wrong type or out of range.
     """
     if not isinstance(given, Mapping):
-        raise RecipeError(f"{path or 'recipe'}: {_show(given)} given, allowed: a mapping of keys to values")
+        raise RecipeError(f"{path or 'recipe'} is {_show(given)}; allowed: a mapping of keys to values")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, config)) if field.init}
     for key in given:
         if key not in fields:
             raise RecipeError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")
-    types_by_name = typing.get_type_hints(config)
-    values = {key: _convert(types_by_name[key], value, _join(path, key)) for key, value in given.items()}
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in values:
+    inherited = {name: _default(field) if base is None else getattr(base, name) for name, field in fields.items()}
+    annotations = typing.get_type_hints(config)
+    values = {
+        name: _convert(annotations[name], given[name], _join(path, name), default) if name in given else default
+        for name, default in inherited.items()
+    }
+    for name, value in values.items():
+        if value is dataclasses.MISSING:
             raise RecipeError(f"{_join(path, name)}: missing, and it has no default")
     try:
         return config(**values)
-    except ValueError as error:  # a field's own check; its message begins with the name of the field
+    except ValueError as error:  # the dataclass's own check; of one field it says "FIELD is VALUE; allowed: ..."
         message = str(error)
-        named = message.split(":", 1)[0] in fields
+        named = message.partition(" is ")[0] in fields
         raise RecipeError(_join(path, message) if named else f"{path or 'recipe'}: {message}") from None
 
 
@@ -72,14 +77,19 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else f"; allowed: {', '.join(names)}"
 
 
-def _convert(annotation: Any, given: object, path: str) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if callable(field.default_factory) else field.default
+
+
+def _convert(annotation: Any, given: object, path: str, base: object = None) -> Any:
     origin = get_origin(annotation)
     if dataclasses.is_dataclass(annotation):
-        return from_mapping(typing.cast(type, annotation), given, path)
+        kind = typing.cast(type, annotation)
+        return from_mapping(kind, given, path, base if isinstance(base, kind) else None)
     if origin is Literal:
         return _one_of(get_args(annotation), given, path)
     if origin in (Union, types.UnionType):
-        return _first_fit(get_args(annotation), given, path)
+        return _first_fit(get_args(annotation), given, path, base)
     if origin is tuple:
         return _sequence(get_args(annotation)[0], given, path)
     if origin in (dict, Mapping):
@@ -92,35 +102,35 @@ def _one_of(allowed: tuple[object, ...], given: object, path: str) -> object:
     for value in allowed:
         if type(value) is type(given) and value == given:
             return value
-    raise RecipeError(f"{path}: {_show(given)} given, allowed: {', '.join(map(str, allowed))}")
+    raise RecipeError(f"{path} is {_show(given)}; allowed: {', '.join(map(str, allowed))}")
 
 
-def _first_fit(choices: tuple[Any, ...], given: object, path: str) -> object:
+def _first_fit(choices: tuple[Any, ...], given: object, path: str, base: object) -> object:
     kinds = [kind for kind in choices if kind is not types.NoneType]
     if given is None and len(kinds) < len(choices):
         return None
     if len(kinds) == 1:
-        return _convert(kinds[0], given, path)
+        return _convert(kinds[0], given, path, base)
     nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
     if isinstance(given, Mapping) and len(nested) == 1:  # a mapping can mean only this one: let it say what is wrong
-        return _convert(nested[0], given, path)
+        return _convert(nested[0], given, path, base)
     for kind in kinds:
         try:
             return _convert(kind, given, path)
         except RecipeError:
             continue
-    raise RecipeError(f"{path}: {_show(given)} given, allowed: {' or '.join(map(_name, choices))}")
+    raise RecipeError(f"{path} is {_show(given)}; allowed: {' or '.join(map(_name, choices))}")
 
 
 def _sequence(item: Any, given: object, path: str) -> tuple[Any, ...]:
     if not isinstance(given, list | tuple):
-        raise RecipeError(f"{path}: {_show(given)} given, allowed: a list, each {_name(item)}")
+        raise RecipeError(f"{path} is {_show(given)}; allowed: a list, each {_name(item)}")
     return tuple(_convert(item, value, f"{path}[{index}]") for index, value in enumerate(given))
 
 
 def _table(item: Any, given: object, path: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        raise RecipeError(f"{path}: {_show(given)} given, allowed: a mapping, each value {_name(item)}")
+        raise RecipeError(f"{path} is {_show(given)}; allowed: a mapping, each value {_name(item)}")
     return {str(key): _convert(item, value, _join(path, key)) for key, value in given.items()}
 
 
@@ -135,7 +145,7 @@ def _leaf(kind: Any, given: object, path: str) -> object:
 
 
 def _refuse(kind: Any, given: object, path: str) -> object:
-    raise RecipeError(f"{path}: {_show(given)} given, allowed: {_name(kind)}")
+    raise RecipeError(f"{path} is {_show(given)}; allowed: {_name(kind)}")
 
 
 _NAMES = {
