@@ -1,6 +1,7 @@
 """Quantized convolutions, plain and transposed; grouped and depthwise ones are the same layers."""
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.quantizers.base import Quantizer
@@ -10,12 +11,15 @@ from stillbit.quantizers.site import ParameterSite, WeightSite
 class QuantConv1d(nn.Conv1d):
     """`nn.Conv1d` with quantized input and weight."""
 
+    weight: Parameter
     input_quantizer: nn.Module
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives the convolution of the quantized input with the quantized weight."""
-        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""
@@ -25,12 +29,15 @@ class QuantConv1d(nn.Conv1d):
 class QuantConv2d(nn.Conv2d):
     """`nn.Conv2d` with quantized input and weight."""
 
+    weight: Parameter
     input_quantizer: nn.Module
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives the convolution of the quantized input with the quantized weight."""
-        return self._conv_forward(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
+        output: Tensor = self._conv_forward(x, weight, self.bias)
+        return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""
@@ -40,14 +47,15 @@ class QuantConv2d(nn.Conv2d):
 class QuantConvTranspose1d(nn.ConvTranspose1d):
     """`nn.ConvTranspose1d` with quantized input and weight; its weight counts output channels along axis 1."""
 
+    weight: Parameter
     input_quantizer: nn.Module
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Gives the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
-        padding = _output_padding(self, x, output_size)
-        return F.conv_transpose1d(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        padding, extra = _paddings(self, x, output_size)
+        return F.conv_transpose1d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""
@@ -57,22 +65,26 @@ class QuantConvTranspose1d(nn.ConvTranspose1d):
 class QuantConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` with quantized input and weight; its weight counts output channels along axis 1."""
 
+    weight: Parameter
     input_quantizer: nn.Module
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Gives the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
-        padding = _output_padding(self, x, output_size)
-        return F.conv_transpose2d(x, weight, self.bias, self.stride, self.padding, padding, self.groups, self.dilation)
+        padding, extra = _paddings(self, x, output_size)
+        return F.conv_transpose2d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight, output_axis=1),)
 
 
-def _output_padding(layer: nn.ConvTranspose1d | nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None) -> list[int]:
-    spatial = len(layer.kernel_size)
-    return layer._output_padding(  # type: ignore[no-any-return]
-        x, output_size, layer.stride, layer.padding, layer.kernel_size, spatial, layer.dilation
-    )
+def _paddings(
+    layer: nn.ConvTranspose1d | nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None
+) -> tuple[tuple[int, ...], list[int]]:
+    """Gives the layer's padding, and the extra output padding that `output_size` asks for."""
+    assert not isinstance(layer.padding, str), "PyTorch's transposed convolutions take no padding by name"
+    kernel, stride, dilation = list(layer.kernel_size), list(layer.stride), list(layer.dilation)
+    extra = layer._output_padding(x, output_size, stride, list(layer.padding), kernel, len(kernel), dilation)
+    return layer.padding, extra

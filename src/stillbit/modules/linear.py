@@ -1,6 +1,7 @@
 """The quantized linear layer."""
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.quantizers.base import Quantizer
@@ -10,6 +11,7 @@ from stillbit.quantizers.site import ParameterSite, WeightSite
 class QuantLinear(nn.Linear):
     """`nn.Linear` with quantized input and weight."""
 
+    weight: Parameter
     input_quantizer: nn.Module
     weight_quantizer: Quantizer
 

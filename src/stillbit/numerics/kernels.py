@@ -4,23 +4,19 @@ Each kernel sees canonical views only (layout.py): `(numel)` where one scale ser
 compiled variants serves every layer of every model; compiled by layer shape, MobileNetV2 alone would need 59.
 """
 
-import functools
-import logging
-import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from stillbit.numerics.compiling import try_compiled
 from stillbit.numerics.rounding import Rounding
 
 FREE = -128  # the entry of a pin tensor that pins nothing
 BANDS = ("rounded", "position", "open")
 
 _COMPILE_FROM = 1 << 16  # elements; below, the call costs more than the arithmetic
-_log = logging.getLogger("stillbit")
-_compiler_works = True
 
 
 class Variant(NamedTuple):
@@ -138,29 +134,9 @@ def run(kernel: Kernel, variant: Variant, x: Tensor, *arguments: Any) -> tuple[T
     Returns:
         What the kernel gives.
     """
-    global _compiler_works
-    if not _compiler_works or x.numel() < _COMPILE_FROM or torch.compiler.is_compiling():
-        return kernel(variant, x, *arguments)
-    given = tuple(argument is not None for argument in arguments)
-    try:
-        return _compiled(kernel, variant, x.dtype, given)(variant, x, *arguments)
-    except torch._dynamo.exc.BackendCompilerFailed as error:
-        _compiler_works = False
-        reason = str(error.inner_exception).splitlines()[0]
-        _log.warning("no working compiler (%s): fake quantization runs in eager mode, with the same codes, slower", reason)
-        return kernel(variant, x, *arguments)
-
-
-@functools.cache
-def _compiled(kernel: Kernel, variant: Variant, dtype: torch.dtype, given: tuple[bool, ...]) -> Kernel:
-    del variant, dtype, given  # each combination gets its own compiled function, and never recompiles for another
-    # Dynamo counts recompilations by code object and past a limit falls back to eager in silence: so each has its own.
-    own = types.FunctionType(kernel.__code__.replace(), kernel.__globals__, kernel.__name__)
-    return torch.compile(own, dynamic=True, fullgraph=True, options=_inductor_options())
-
-
-@functools.cache
-def _inductor_options() -> dict[str, Any]:
-    """Asks for correctly rounded division on GPUs where this torch has the option; CPUs always do."""
-    known = torch._inductor.list_options()
-    return {name: True for name in ("eager_numerics.division_rounding",) if name in known}
+    if x.numel() >= _COMPILE_FROM:
+        given = tuple(argument is not None for argument in arguments)
+        compiled = try_compiled(kernel, (variant, x.dtype, given), variant, x, *arguments)
+        if compiled is not None:
+            return compiled
+    return kernel(variant, x, *arguments)

@@ -10,6 +10,7 @@ from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics.fake_quantize import fake_quantize
 from stillbit.numerics.grid import Grid, code_limits, position
 from stillbit.numerics.kernels import BANDS, FREE
+from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import STE, Rounding
 
 
@@ -31,6 +32,7 @@ class Quantizer(nn.Module, ABC):
         pins: int8, shape of the latent: a code that holds, or -128 where the latent decides; None for a quantizer that is never
             pinned.
         label: Name of the quantizer in its model, for messages.
+        range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
     """
 
@@ -52,6 +54,7 @@ class Quantizer(nn.Module, ABC):
         self.rounding = STE() if rounding is None else rounding
         self.band = band
         self.label = type(self).__name__
+        self.range_config = RangeConfig()
         self.bypass = False
         self.is_signed = False
         self.is_calibrated = False

@@ -1,0 +1,132 @@
+"""Batch-norm re-estimation: running statistics from a clean pass over data (arXiv 2203.11086, section 3.2).
+
+Oscillating weights corrupt the running statistics: their average belongs to no set of weights that the network ever had.
+Re-estimation replaces it by the plain average over some batches of the weights as they are (cnn spec 5).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stillbit.errors import DataError
+from stillbit.prepare.trace import evaluation
+
+
+class _Sums:
+    """Sums of one layer's batch statistics, and what they replace."""
+
+    def __init__(self, layer: _BatchNorm) -> None:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        self.layer = layer
+        self.old_mean, self.old_var = layer.running_mean.clone(), layer.running_var.clone()
+        self.mean, self.var = torch.zeros_like(self.old_mean), torch.zeros_like(self.old_var)
+
+    def add(self, *_: Any) -> None:
+        """Adds the statistics of the batch that the layer has just seen; a forward hook."""
+        assert self.layer.running_mean is not None
+        assert self.layer.running_var is not None
+        self.mean += self.layer.running_mean
+        self.var += self.layer.running_var
+
+    def undo(self) -> None:
+        """Puts the old statistics back."""
+        self.layer.running_mean, self.layer.running_var = self.old_mean, self.old_var
+
+    def finish(self, count: Tensor) -> float:
+        """Writes the averages over all processes; gives the KL divergence of the old statistics from the new, mean over channels."""
+        assert self.layer.running_mean is not None
+        assert self.layer.running_var is not None
+        if dist.is_initialized():
+            dist.all_reduce(self.mean)
+            dist.all_reduce(self.var)
+        self.layer.running_mean.copy_(self.mean / count)
+        self.layer.running_var.copy_(self.var / count)
+        return gaussian_divergence(self.old_mean, self.old_var, self.layer.running_mean, self.layer.running_var)
+
+
+def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, float]:
+    """Replaces the running statistics of every batch norm by plain averages over batches, in place.
+
+    Quantizers, pins and everything else act as in evaluation; each batch norm normalises with the batch's own statistics, so deeper
+    layers see batch-normalised inputs. Running variances average the unbiased batch variances.
+
+    Args:
+        model: Any model.
+        loader: Gives `(input, ...)` batches, training data; more is not read than needed. In several processes each reads its own.
+        batches: How many batches to average over; a shorter loader gives what it has.
+
+    Returns:
+        For each batch norm the KL divergence KL(new || old) of its statistics, channels as Gaussians, mean over channels: how wrong
+        the old ones were.
+
+    Raises:
+        DataError: For a loader without a batch.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    sums = {name: _Sums(layer) for name, layer in layers.items()}
+    reference = next(model.parameters())
+    seen = 0
+    try:
+        with evaluation(model), _batch_statistics(sums):
+            for _, batch in zip(range(batches), loader, strict=False):
+                model(model_input(batch, reference))
+                seen += 1
+        if seen == 0:
+            raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
+    except BaseException:
+        for one in sums.values():
+            one.undo()
+        raise
+    count = torch.tensor(float(seen), device=reference.device)
+    if dist.is_initialized():
+        dist.all_reduce(count)
+    return {name: one.finish(count) for name, one in sums.items()}
+
+
+def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new_var: Tensor, smallest: float = 1e-12) -> float:
+    """Gives KL(new || old) between Gaussians, mean over channels.
+
+    Args:
+        old_mean: Shape (channels), as all.
+        old_var: Variances of the old statistics.
+        new_mean: Means of the new statistics.
+        new_var: Variances of the new statistics.
+        smallest: Floor of the variances.
+
+    Returns:
+        The divergence in nats.
+    """
+    old, new = old_var.double().clamp(min=smallest), new_var.double().clamp(min=smallest)
+    distance = (new_mean.double() - old_mean.double()) ** 2
+    return float((0.5 * (torch.log(old / new) + (new + distance) / old - 1.0)).mean())
+
+
+def model_input(batch: Any, like: Tensor) -> Any:
+    """Gives the model's input out of a batch `(input, ...)`, on the device and in the floating dtype of `like`."""
+    x = batch[0] if isinstance(batch, list | tuple) else batch
+    if not isinstance(x, Tensor):
+        return x
+    return x.to(device=like.device, dtype=like.dtype if x.is_floating_point() else None)
+
+
+@contextmanager
+def _batch_statistics(sums: dict[str, _Sums]) -> Iterator[None]:
+    """Lets each layer normalise by its batch and keep that batch's statistics: its own training flag on, momentum 1."""
+    settings = [(one.layer, one.layer.momentum, one.layer.num_batches_tracked) for one in sums.values()]
+    handles = [one.layer.register_forward_hook(one.add) for one in sums.values()]
+    for layer, _, tracked in settings:
+        layer.training, layer.momentum = True, 1.0
+        layer.num_batches_tracked = None if tracked is None else tracked.clone()
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, momentum, tracked in settings:
+            layer.momentum, layer.num_batches_tracked = momentum, tracked

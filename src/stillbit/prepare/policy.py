@@ -1,0 +1,212 @@
+"""Which layer gets what: bits, policies, first- and last-layer rules, overrides by name (cnn spec 7.2).
+
+| policy      | first layer | last layer | depthwise | activations                                                         |
+|-------------|-------------|------------|-----------|---------------------------------------------------------------------|
+| lsq_paper   | 8           | 8          | b         | input of each layer but the first; the classifier's at 8 bits        |
+| integer     | 8           | 8          | b         | as lsq_paper, and at 8 bits: image, sums, outputs before sum or pool |
+| lsq         | 8           | 8          | b         | each layer's output and each sum; 8 bits before the pool; no logits  |
+| fp_logits   | b           | b          | b         | each layer's output and each sum; no logits                          |
+| all         | b           | b          | b         | each layer's output and each sum, logits included                    |
+| fc4         | 8           | 4          | b         | as all                                                               |
+| fc4_dw8     | 8           | 4          | 8         | as all                                                               |
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+from stillbit.errors import RecipeError
+from stillbit.numerics.ranges import RangeConfig
+from stillbit.numerics.rounding import ROUNDINGS, Rounding
+from stillbit.quantizers.base import Quantizer
+from stillbit.quantizers.lsq import LSQ
+from stillbit.quantizers.minmax import FixedRange
+
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a policy says beyond the bits; None stands for the configured width.
+
+    Attributes:
+        inputs: Whether layers quantize their inputs; otherwise their outputs.
+        first_weight_bits: Width of the first layer's weight.
+        last_weight_bits: Width of the last layer's weight.
+        depthwise_weight_bits: Width of depthwise convolutions' weights.
+        last_input_bits: Width of the last layer's input (what the pool gives).
+        logits: Whether the last layer's output is quantized.
+        last_sum_bits: Width of the last residual sum.
+        integer: Whether everything an integer runtime needs is quantized too, at 8 bits.
+    """
+
+    inputs: bool
+    first_weight_bits: int | None = None
+    last_weight_bits: int | None = None
+    depthwise_weight_bits: int | None = None
+    last_input_bits: int | None = None
+    logits: bool = False
+    last_sum_bits: int | None = None
+    integer: bool = False
+
+
+POLICIES: dict[str, Policy] = {
+    "lsq_paper": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
+    "integer": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, integer=True),
+    "lsq": Policy(inputs=False, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, last_sum_bits=8),
+    "fp_logits": Policy(inputs=False),
+    "all": Policy(inputs=False, logits=True),
+    "fc4": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, logits=True),
+    "fc4_dw8": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, depthwise_weight_bits=8, logits=True),
+}
+
+
+@dataclass(frozen=True)
+class Override:
+    """An exception to the policy, by layer name.
+
+    Attributes:
+        layers: Shell pattern of layer names, e.g. "blocks.0.*".
+        weight_bits: Width of the weights; None keeps the policy's; 32 leaves them in full precision with their input.
+        activation_bits: Width of the layer's input; None keeps the policy's; 32 leaves it in full precision.
+    """
+
+    layers: str
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses widths that no quantizer has."""
+        for name in ("weight_bits", "activation_bits"):
+            if (bits := getattr(self, name)) is not None:
+                _check_bits(f"override for {self.layers!r}: {name}", bits)
+
+
+@dataclass(frozen=True)
+class QuantConfig:
+    """How a model is quantized.
+
+    Attributes:
+        weight_bits: Width of the weights, 2 to 8.
+        activation_bits: Width of the activations, 2 to 8, or 32 for full precision.
+        policy: Which tensors are quantized; see `POLICIES`.
+        quantizer: "lsq" (learned scale) or "fixed" (the scale that calibration found).
+        per_channel: One weight scale an output channel rather than one a tensor.
+        weight_symmetric: Weight code of zero is 0; otherwise a zero point is learned.
+        activation_symmetric: Likewise for activations.
+        rounding: Gradient of the rounding: "ste", "ewgs", "stacked_sigmoid" or "stochastic".
+        rounding_strength: EWGS's scaling or the stacked sigmoid's sharpness; None takes its default.
+        band: Which latents pass the gradient: "rounded" (published) or "position" (LSQ paper).
+        log_scale: Learn the logarithm of the scale.
+        scale_gradient: "none" or "lsq" (rescaled).
+        weight_range: How weight ranges are found.
+        activation_range: How activation ranges are found.
+        overrides: Exceptions by layer name; the last that matches counts.
+        published: Follow the published code's gradients where they differ from the papers' (LSQ's `published`).
+    """
+
+    weight_bits: int = 4
+    activation_bits: int = 4
+    policy: str = "lsq_paper"
+    quantizer: str = "lsq"
+    per_channel: bool = False
+    weight_symmetric: bool = True
+    activation_symmetric: bool = True
+    rounding: str = "ste"
+    rounding_strength: float | None = None
+    band: str = "rounded"
+    log_scale: bool = False
+    scale_gradient: str = "none"
+    weight_range: RangeConfig = field(default_factory=RangeConfig)
+    activation_range: RangeConfig = field(default_factory=RangeConfig)
+    overrides: tuple[Override, ...] = ()
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range, each in one line."""
+        _check_bits("weight_bits", self.weight_bits)
+        _check_bits("activation_bits", self.activation_bits)
+        if self.weight_bits == FLOAT_BITS:
+            raise RecipeError("weight_bits is 32; allowed are 2 to 8 (leave single layers in full precision by an override)")
+        _check_choice("policy", self.policy, POLICIES)
+        _check_choice("rounding", self.rounding, ROUNDINGS)
+        _check_choice("quantizer", self.quantizer, ("lsq", "fixed"))
+        self._rounding()
+
+    @classmethod
+    def parse(cls, bits: str, **settings: Any) -> Self:
+        """Reads widths as the field writes them, e.g. "W4A4", "w3a8", "W4A32".
+
+        Args:
+            bits: Width of weights and activations.
+            settings: The other fields.
+
+        Raises:
+            RecipeError: If `bits` has another form or a width out of range.
+
+        >>> QuantConfig.parse("W3A4", policy="all").activation_bits
+        4
+        """
+        match = re.fullmatch(r"[wW](\d+)[aA](\d+)", bits.strip())
+        if match is None:
+            raise RecipeError(f"bits are {bits!r}; write them as W4A4 (weights 2 to 8, activations 2 to 8 or 32)")
+        return cls(weight_bits=int(match[1]), activation_bits=int(match[2]), **settings)
+
+    def override(self, layer: str) -> Override:
+        """Gives the exception for a layer; fields that say nothing are None."""
+        matching = [one for one in self.overrides if fnmatchcase(layer, one.layers)]
+        return Override(
+            layer,
+            weight_bits=_last(one.weight_bits for one in matching),
+            activation_bits=_last(one.activation_bits for one in matching),
+        )
+
+    def weight_quantizer(self, bits: int, scale_shape: tuple[int, ...]) -> Quantizer:
+        """Makes a quantizer for a weight."""
+        return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
+
+    def activation_quantizer(self, bits: int) -> Quantizer:
+        """Makes a quantizer for an activation, with one scale."""
+        return self._quantizer(bits, (1,), self.activation_symmetric, self.activation_range)
+
+    def _quantizer(self, bits: int, scale_shape: tuple[int, ...], symmetric: bool, range_config: RangeConfig) -> Quantizer:
+        made: Quantizer
+        if self.quantizer == "fixed":
+            made = FixedRange(bits, scale_shape, symmetric=symmetric, rounding=self._rounding())
+        else:
+            made = LSQ(
+                bits,
+                scale_shape,
+                symmetric=symmetric,
+                rounding=self._rounding(),
+                band=self.band,
+                log_scale=self.log_scale,
+                scale_gradient=self.scale_gradient,
+                published=self.published,
+            )
+        made.range_config = range_config
+        return made
+
+    def _rounding(self) -> Rounding:
+        kind = ROUNDINGS[self.rounding]
+        if self.rounding_strength is None:
+            return kind()
+        if self.rounding not in ("ewgs", "stacked_sigmoid"):
+            raise RecipeError(f"rounding_strength is {self.rounding_strength}; rounding {self.rounding!r} has no strength")
+        return kind(self.rounding_strength)  # type: ignore[call-arg]
+
+
+def _last(given: Iterable[int | None]) -> int | None:
+    return next((bits for bits in reversed(list(given)) if bits is not None), None)
+
+
+def _check_bits(name: str, bits: object) -> None:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not (2 <= bits <= 8 or bits == FLOAT_BITS):
+        raise RecipeError(f"{name} is {bits!r}; allowed are 2 to 8, or 32 for full precision")
+
+
+def _check_choice(name: str, given: str, allowed: Any) -> None:
+    if given not in allowed:
+        raise RecipeError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")
