@@ -1,0 +1,110 @@
+"""Squared quantization error of a tensor under many candidate ranges: the hot loop of the MSE range search.
+
+MobileNetV2 at 224 on 8 batches of 32 images is 1.7 G activations, times 100 candidates. Three decisions make that seconds on a CPU:
+one compiled kernel does `sum((x - Q(x))^2)` without a temporary; a chunk of the tensor meets all candidates while it lies in the
+cache; sums run in float64, which is also the faster choice (a float32 sum must cascade to stay exact).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stillbit.numerics.compiling import try_compiled
+from stillbit.numerics.grid import code_limits, fit_range
+
+SCALE_FLOOR = 1e-8  # the floor of a quantizer's scale
+# Elements a call: half of a core's usual second-level cache on a CPU; enough to fill a GPU.
+_CHUNK = {"cpu": 1 << 16}
+_CHUNK_ELSEWHERE = 1 << 24
+
+
+class CandidateGrids(NamedTuple):
+    """One grid a candidate, with the zero point moved into the limits: value = scale * clamp(round(x / scale), low, high).
+
+    Attributes:
+        scale: Scales, (candidates).
+        low: Smallest code minus zero point, (candidates).
+        high: Largest code minus zero point, (candidates).
+    """
+
+    scale: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int) -> CandidateGrids:
+    """Gives the grid that a per-tensor quantizer takes from each range (cnn spec 1.2).
+
+    Args:
+        x_min: Lower ends, float32, (candidates). On symmetric grids all are negative or none is.
+        x_max: Upper ends, likewise.
+        symmetric: Whether the zero point is fixed at 0.
+        bits: Width of the codes.
+
+    Returns:
+        The grids.
+    """
+    fitted = fit_range(x_min, x_max, bits=bits, symmetric=symmetric)
+    low, high = code_limits(bits, signed=fitted.signed)
+    zero_point = fitted.zero_point.round().clamp(low, high) if not symmetric else fitted.zero_point
+    return CandidateGrids(fitted.scale.clamp(min=SCALE_FLOOR), low - zero_point, high - zero_point)
+
+
+@torch.no_grad()
+def candidate_losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
+    """Gives the squared quantization error of each row under each candidate, summed in float64.
+
+    Args:
+        rows: The tensor, float32, (channels, length).
+        grids: The candidates.
+
+    Returns:
+        Losses, float64, (candidates, channels).
+    """
+    channels, length = rows.shape
+    chunk = _CHUNK.get(rows.device.type, _CHUNK_ELSEWHERE)
+    if length <= chunk:
+        return torch.cat([_losses(part, grids) for part in torch.split(rows, chunk // length)], dim=1)
+    losses = torch.zeros(len(grids.scale), channels, dtype=torch.float64, device=rows.device)
+    for channel, row in enumerate(rows):
+        for part in torch.split(row, chunk):
+            losses[:, channel] += _losses(part[None], grids)[:, 0]
+    return losses
+
+
+def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
+    """Gives the squared quantization error under one candidate, summed as published: float32, within each index of axis 0 first.
+
+    A golden section ends where the rounding errors of its sums lead it, so that only equal sums give equal ranges.
+
+    Args:
+        x: The tensor, float32, of at least one axis.
+        grids: One candidate.
+
+    Returns:
+        Loss, float32, one element.
+    """
+    errors = _squared_errors(x, *(part.to(x.device) for part in grids))
+    return errors.reshape(len(x), -1).sum(dim=1).sum()
+
+
+def _losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
+    """Runs the kernel: all candidates in one compiled call, or one after the other, so that temporaries stay in the cache."""
+    grids = CandidateGrids(*(part.to(rows.device) for part in grids))
+    key = (rows.device.type, *(size == 1 for size in rows.shape), len(grids.scale) == 1)
+    losses = try_compiled(_kernel, key, rows, *grids)
+    if losses is None:
+        each = zip(*(torch.split(part, 1) for part in grids), strict=True)
+        losses = torch.cat([_kernel(rows, *grid) for grid in each])
+    return losses
+
+
+def _kernel(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    scale, low, high = scale[:, None, None], low[:, None, None], high[:, None, None]
+    return _squared_errors(rows, scale, low, high).sum(-1, dtype=torch.float64)
+
+
+def _squared_errors(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    error = x - scale * torch.clamp(torch.round(x / scale), low, high)
+    return error * error

@@ -1,0 +1,88 @@
+"""What a recipe says about range initialization, and the estimators that it names."""
+
+from dataclasses import dataclass, fields
+
+from stillbit.errors import RecipeError
+from stillbit.numerics.minmax import CurrentMinMax as CurrentMinMax
+from stillbit.numerics.minmax import RunningMinMax as RunningMinMax
+from stillbit.numerics.mse_search import MARGIN_MODES
+from stillbit.numerics.mse_search import MSEGoldenSection as MSEGoldenSection
+from stillbit.numerics.mse_search import MSEGrid as MSEGrid
+from stillbit.numerics.range_estimator import RangeEstimator as RangeEstimator
+
+ESTIMATORS = ("mse", "current_minmax", "running_minmax")
+SEARCHES = {"grid": MSEGrid, "golden_section": MSEGoldenSection}
+_READ_BY = {
+    "percentile": "current_minmax",
+    "momentum": "running_minmax",
+    "search": "mse",
+    "candidates": "mse",
+    "margin": "mse",
+    "margin_mode": "mse",
+}
+
+
+@dataclass(frozen=True)
+class RangeConfig:
+    """How a quantizer's range is found at calibration.
+
+    Attributes:
+        estimator: "mse" (least squared error), "current_minmax" or "running_minmax".
+        search: How "mse" searches: "grid" (sums over batches) or "golden_section" (the last batch alone).
+        candidates: Widths that "mse" tries on a grid; by golden section, the narrowest has 1 / candidates of the widest.
+        margin: How far "mse" searches beyond the values of the first batch.
+        margin_mode: Whether the margin is "absolute", or "relative" to the largest absolute value.
+        percentile: "current_minmax" ends the range at the percentiles P and 100 - P; None: at the extremes.
+        momentum: Share of the old average in "running_minmax".
+    """
+
+    estimator: str = "mse"
+    search: str = "grid"
+    candidates: int = 100
+    margin: float = 0.5
+    margin_mode: str = "absolute"
+    percentile: float | None = None
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        """Refuses unknown names, values out of range, and settings that the estimator does not read."""
+        _require(self.estimator in ESTIMATORS, "estimator", self.estimator, ", ".join(ESTIMATORS))
+        _require(self.search in SEARCHES, "search", self.search, ", ".join(SEARCHES))
+        _require(self.candidates >= 1, "candidates", self.candidates, "whole numbers from 1")
+        _require(self.margin >= 0, "margin", self.margin, "numbers from 0")
+        _require(self.margin_mode in MARGIN_MODES, "margin_mode", self.margin_mode, ", ".join(MARGIN_MODES))
+        _require(self.percentile is None or 0 < self.percentile < 50, "percentile", self.percentile, "numbers between 0 and 50")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "numbers from 0 to below 1")
+        for field in fields(self):
+            reader = _READ_BY.get(field.name, self.estimator)
+            if getattr(self, field.name) != field.default and reader != self.estimator:
+                raise RecipeError(f"{field.name} is read by the estimator {reader!r} only; the estimator is {self.estimator!r}")
+
+    def build(self, *, symmetric: bool, bits: int, channel_axis: int | None = None) -> RangeEstimator:
+        """Makes a fresh estimator for one quantizer.
+
+        Args:
+            symmetric: Whether the quantizer's zero point is fixed at 0.
+            bits: Width of its codes.
+            channel_axis: Axis of its tensor that has one range an index; None: one range for all.
+
+        Returns:
+            The estimator.
+        """
+        if self.estimator == "current_minmax":
+            return CurrentMinMax(percentile=self.percentile, channel_axis=channel_axis)
+        if self.estimator == "running_minmax":
+            return RunningMinMax(momentum=self.momentum, channel_axis=channel_axis)
+        return SEARCHES[self.search](
+            symmetric=symmetric,
+            bits=bits,
+            candidates=self.candidates,
+            margin=self.margin,
+            margin_mode=self.margin_mode,
+            channel_axis=channel_axis,
+        )
+
+
+def _require(accepted: bool, name: str, given: object, allowed: str) -> None:
+    if not accepted:
+        raise RecipeError(f"{name} is {given!r}; allowed are {allowed}")
