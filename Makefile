@@ -1,0 +1,39 @@
+# make demo   the main job: environment, install, and a low-bit network on bundled data
+# make test   everything that must hold: lint, types, layers, doctests, tests
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST ?= .venv-oldest
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test test-fast test-oldest lint clean
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(VENV)/bin/stillbit demo
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: lint
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
+
+test-fast: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests
+
+# torch 2.9 is the oldest that we support; torchvision 0.24 belongs to it.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
+	$(OLDEST)/bin/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*' --editable '.[dev]'
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
+
+clean:
+	rm -rf $(VENV) $(OLDEST) runs build dist
