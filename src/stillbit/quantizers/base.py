@@ -32,11 +32,13 @@ class Quantizer(nn.Module, ABC):
         pins: int8, shape of the latent: a code that holds, or -128 where the latent decides; None for a quantizer that is never
             pinned.
         label: Name of the quantizer in its model, for messages.
+        symmetric: Whether zero has code 0.
         range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
     """
 
     max_bits: ClassVar[int] = 8
+    symmetric: bool = True
     calibrated: Tensor
     signed: Tensor
     pins: Tensor | None
