@@ -1,0 +1,142 @@
+"""Dampening: a pull of each latent towards the value of its code, so that it leaves the boundary where it would flip.
+
+    loss = weight * sum over sites of aggregate((value - clip(latent, grid)) ** 2)          value: no gradient
+
+Source: "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022, arXiv 2203.11086), section 4.2, equation 5.
+Deviates from its reference code in: the gradient is added in closed form before the optimizer steps, once a step, after clipping and
+unscaling of the task's; `kernel_mean` finds the output channels of transposed convolutions. Neither changes a number of its own cases.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from stillbit.errors import RecipeError
+from stillbit.numerics.grid import grid_limits, value
+from stillbit.oscillation.method import Method
+from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.schedules import Cosine, Schedule, as_schedule
+
+AGGREGATIONS = ("sum", "mean", "kernel_mean")
+
+
+@final
+class Dampening(Method):
+    """Pulls every quantized weight, 8-bit ones included, towards its value.
+
+    Args:
+        model: A prepared model.
+        weight: Factor of the loss term, a number or a schedule.
+        aggregation: How a site's squared distances become one number: "sum", "mean", or "kernel_mean": summed over output channels,
+            averaged over the rest.
+        in_loss: The caller adds `penalty()` to the loss; `before_step` then adds nothing.
+
+    Raises:
+        RecipeError: If the aggregation is unknown.
+    """
+
+    def __init__(self, model: nn.Module, *, weight: float | Schedule, aggregation: str = "kernel_mean", in_loss: bool = False) -> None:
+        _check_aggregation(aggregation)
+        super().__init__(model)
+        self.weight = as_schedule(weight)
+        self.aggregation = aggregation
+        self.in_loss = in_loss
+
+    def penalty(self, step: int | None = None) -> Tensor:
+        """Gives the loss term, differentiable, with the published gradients.
+
+        The gradient to scales is zero, but for pinned latents outside the grid, whose clipped value moves with the scale.
+
+        Args:
+            step: The optimizer step that the loss is for, counted from 1; None: the coming one.
+
+        Returns:
+            One element.
+        """
+        total = torch.stack([self._site_loss(site) for site in weight_sites(self.model)]).sum()
+        return total * self.weight(self.step + 1 if step is None else step)
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Adds the loss term's gradient to that of the weights, unless the caller's loss holds it."""
+        weight = self.weight(step)
+        if self.in_loss or weight == 0.0:
+            return
+        for site in weight_sites(self.model):
+            if all(parameter.requires_grad for parameter in site.parameters):
+                factor = 2.0 * weight * self._factor(site, site.latent())
+                site.add_gradient(self.gradient_scale * factor * _pull(site))
+
+    def metrics(self) -> dict[str, float]:
+        """Gives `dampening_weight` and `dampening_loss` (weight included) as of the last step."""
+        last = max(self.step, 1)
+        with torch.no_grad():
+            return {"dampening_weight": float(self.weight(last)), "dampening_loss": float(self.penalty(last))}
+
+    def _site_loss(self, site: WeightSite) -> Tensor:
+        latent = site.latent()
+        low, high = grid_limits(site.quantizer.grid(latent))
+        clipped = torch.minimum(torch.maximum(latent, low), high)
+        return (_target(site, latent) - clipped).square().sum() * self._factor(site, latent)
+
+    def _factor(self, site: WeightSite, latent: Tensor) -> float:
+        """Gives what turns a sum over a site's elements into the aggregation."""
+        if self.aggregation == "sum":
+            return 1.0
+        if self.aggregation == "mean":
+            return 1.0 / latent.numel()
+        return latent.shape[site.output_axis] / latent.numel()
+
+
+def _pull(site: WeightSite) -> Tensor:
+    """Gives half the gradient of a site's squared distances: `latent - value` inside the grid, 0 outside, half of it on the limit."""
+    latent = site.latent()
+    low, high = grid_limits(site.quantizer.grid(latent))
+    inside = 0.5 * (torch.sign(latent - low) + torch.sign(high - latent))
+    return inside * (latent - _target(site, latent))
+
+
+@torch.no_grad()
+def _target(site: WeightSite, latent: Tensor) -> Tensor:
+    """Gives the values of a site's codes, pins included, without gradient."""
+    return value(site.quantizer.code(latent), site.quantizer.grid(latent))
+
+
+@dataclass(frozen=True)
+class DampeningConfig:
+    """Dampening in a recipe; the defaults are the published ones.
+
+    Args:
+        weight: Factor of the loss term until `begin`, at least 0.
+        final_weight: The factor at the last step, reached along a cosine; None: `weight`.
+        begin: Fraction of the steps at which the factor begins to move, 0 to 1.
+        aggregation: "sum", "mean" or "kernel_mean" (docs/methods.md).
+
+    Raises:
+        RecipeError: If a value is out of range.
+    """
+
+    weight: float = 0.0
+    final_weight: float | None = 0.1
+    begin: float = 0.25
+    aggregation: str = "kernel_mean"
+
+    def __post_init__(self) -> None:
+        _check_aggregation(self.aggregation)
+        for name, given in (("weight", self.weight), ("final_weight", self.final_weight)):
+            if given is not None and not 0.0 <= given < float("inf"):
+                raise RecipeError(f"{name} is {given}; allowed: a finite number of at least 0")
+        if not 0.0 <= self.begin <= 1.0:
+            raise RecipeError(f"begin is {self.begin}; allowed: 0 to 1, a fraction of the steps")
+
+    def build(self, model: nn.Module, steps: int) -> Dampening:
+        """Makes the method for a run of `steps` optimizer steps."""
+        final = self.weight if self.final_weight is None else self.final_weight
+        return Dampening(model, weight=Cosine(self.weight, final, steps, begin=self.begin), aggregation=self.aggregation)
+
+
+def _check_aggregation(aggregation: str) -> None:
+    if aggregation not in AGGREGATIONS:
+        raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}")

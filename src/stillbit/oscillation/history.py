@@ -1,0 +1,99 @@
+"""What is known of the past of one weight site, element by element."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stillbit.errors import CheckpointError
+from stillbit.numerics.grid import compute_dtype
+from stillbit.quantizers import WeightSite
+
+
+@dataclass
+class History:
+    """Oscillation state of a weight (arXiv 2203.11086, section 4.1); every tensor has its shape.
+
+    Attributes:
+        previous: Codes at the last update; int8, or int16 where a difference of two codes needs it.
+        direction: Sign of the last switch, int8: 1 the code went down, -1 up, 0 it never switched.
+        frequency: Exponential moving average of oscillations a step; float32, float64 for float64 latents.
+        total: Number of oscillations, int32.
+    """
+
+    previous: Tensor
+    direction: Tensor
+    frequency: Tensor
+    total: Tensor
+
+    @classmethod
+    def starting_at(cls, code: Float[Tensor, "..."], limits: tuple[int, int]) -> Self:
+        """Begins a history without switches.
+
+        Args:
+            code: The codes now.
+            limits: Smallest and largest code.
+        """
+        low, high = limits
+        integer = torch.int8 if high - low <= torch.iinfo(torch.int8).max else torch.int16
+        previous = code.to(integer)
+        return cls(
+            previous,
+            direction=torch.zeros_like(previous, dtype=torch.int8),
+            frequency=torch.zeros_like(code),
+            total=torch.zeros_like(previous, dtype=torch.int32),
+        )
+
+    def update(self, code: Float[Tensor, "..."], momentum: float) -> None:
+        """Takes up the codes of one more step (cnn spec 3, steps 5 to 8).
+
+        A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
+        however long ago that was.
+
+        Args:
+            code: The codes now.
+            momentum: Weight of this step in the frequency.
+        """
+        current = code.to(self.previous.dtype)
+        direction = (self.previous - current).sign_().to(torch.int8)
+        oscillated = direction * self.direction == -1
+        # bool * number is float32: momentum enters rounded, for float64 latents too, as published.
+        self.frequency.mul_(1.0 - momentum).add_(oscillated * momentum)
+        self.direction = torch.where(direction != 0, direction, self.direction)
+        self.previous = current
+        self.total += oscillated
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Gives the tensors by name, as references."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Tensor], site: WeightSite) -> Self:
+        """Makes a history of what `state_dict` gave.
+
+        Args:
+            state: Tensors by name.
+            site: The site that they shall fit.
+
+        Raises:
+            CheckpointError: If they do not.
+        """
+        names = [field.name for field in fields(cls)]
+        if set(state) != set(names):
+            raise CheckpointError(f"oscillation state of {site.name}: {sorted(state)} given, allowed: {names}")
+        return cls(**{name: fitting(state[name], site) for name in names})
+
+
+def fitting(saved: Tensor, site: WeightSite) -> Tensor:
+    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a site's arithmetic.
+
+    Raises:
+        CheckpointError: If its shape is not that of the site's latent.
+    """
+    latent = site.latent()
+    if saved.shape != latent.shape:
+        raise CheckpointError(f"oscillation state of {site.name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")
+    dtype = compute_dtype(latent) if saved.is_floating_point() else saved.dtype
+    return saved.to(device=latent.device, dtype=dtype, copy=True)
