@@ -92,8 +92,7 @@ def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
 def _losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
     """Runs the kernel: all candidates in one compiled call, or one after the other, so that temporaries stay in the cache."""
     grids = CandidateGrids(*(part.to(rows.device) for part in grids))
-    key = (rows.device.type, *(size == 1 for size in rows.shape), len(grids.scale) == 1)
-    losses = try_compiled(_kernel, key, rows, *grids)
+    losses = try_compiled(_kernel, rows, *grids)
     if losses is None:
         each = zip(*(torch.split(part, 1) for part in grids), strict=True)
         losses = torch.cat([_kernel(rows, *grid) for grid in each])

@@ -1,4 +1,4 @@
-"""Compiled twins of plain functions: made on the first call, one a key, given up for good where no compiler works."""
+"""Compiled twins of plain functions: made on the first call, one a kind of arguments, given up for good where no compiler works."""
 
 import functools
 import logging
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -14,13 +15,15 @@ _log = logging.getLogger("stillbit")
 _compiler_works = True
 
 
-def try_compiled(function: Callable[..., Result], key: Hashable, *arguments: Any) -> Result | None:
+def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | None:
     """Runs the compiled twin of `function`.
 
+    Each kind of arguments gets its own twin, so that none recompiles for another: what a compiler specializes on (dtype, device, number
+    of axes, axes of size 1, None, autocast, inference mode) tells kinds apart, what it need not (sizes, floats) does not.
+
     Args:
-        function: A plain function of tensors, which never gives None.
-        key: What is fixed in the compiled form; each key gets its own twin, so that none recompiles for another.
-        arguments: What `function` is called with.
+        function: A plain function, which never gives None.
+        arguments: What `function` is called with: tensors, floats, None, and hashable values that are fixed in the compiled form.
 
     Returns:
         What `function` gives, or None where no compiler works: then run `function` as it is written.
@@ -28,8 +31,11 @@ def try_compiled(function: Callable[..., Result], key: Hashable, *arguments: Any
     global _compiler_works
     if not _compiler_works or torch.compiler.is_compiling():
         return None
+    kinds = tuple(_kind(argument) for argument in arguments)
+    # A compiled function also guards the tensor that a view was taken of, and its gradient; `data` forgets both.
+    bare = [argument.data if isinstance(argument, Tensor) else argument for argument in arguments]
     try:
-        result: Result = _twin(function, key)(*arguments)
+        result: Result = _twin(function, kinds, torch.is_inference_mode_enabled(), _autocast(bare))(*bare)
     except torch._dynamo.exc.BackendCompilerFailed as error:
         _compiler_works = False
         reason = str(error.inner_exception).splitlines()[0]
@@ -38,9 +44,20 @@ def try_compiled(function: Callable[..., Result], key: Hashable, *arguments: Any
     return result
 
 
+def _kind(argument: Any) -> Hashable:
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.device.type, argument.is_inference(), tuple(size == 1 for size in argument.shape)
+    return float if isinstance(argument, float) else argument
+
+
+def _autocast(arguments: list[Any]) -> Hashable:
+    device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 @functools.cache
-def _twin(function: Callable[..., Result], key: Hashable) -> Callable[..., Result]:
-    del key
+def _twin(function: Callable[..., Result], *fixed: Hashable) -> Callable[..., Result]:
+    del fixed
     # Dynamo counts recompilations by code object and past a limit falls back to eager in silence: so each has its own.
     own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
     compiled: Callable[..., Result] = torch.compile(own, dynamic=True, fullgraph=True, options=_inductor_options())

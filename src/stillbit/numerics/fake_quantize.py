@@ -12,7 +12,7 @@ rest in backward.
     tensor([-1.4000])
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,20 +50,27 @@ def fake_quantize(
         training: Whether `Stochastic` rounding is random.
 
     Returns:
-        Values, as `x`.
+        Values, as `x`. The value of NaN is NaN, and so is the scale's gradient then.
+
+    Raises:
+        StillbitError: If the scale does not fit the latents' shape.
     """
     zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
     value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
     random = training and isinstance(rounding, Stochastic)
-    output: Tensor = _FakeQuantize.apply(
-        x,
-        grid.scale,
-        zero_point,
-        value_zero_point,
-        pins,
-        (rounding, band, random, scale_gradient_factor, float(grid.shift), float(grid.low), float(grid.high)),
-    )
+    options = _Options(rounding, band, random, scale_gradient_factor, grid.shift or None, float(grid.low), float(grid.high))
+    output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, pins, options)
     return output
+
+
+class _Options(NamedTuple):
+    rounding: Rounding
+    band: str
+    random: bool
+    scale_gradient_factor: float
+    shift: float | None
+    low: float
+    high: float
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -75,25 +82,21 @@ class _FakeQuantize(torch.autograd.Function):
         zero_point: Tensor | None,
         value_zero_point: Tensor | None,
         pins: Tensor | None,
-        options: tuple[Rounding, str, bool, float, float, float, float],
+        options: _Options,
     ) -> Tensor:
         del value_zero_point  # equal numbers; it only takes its own gradient
-        rounding, band, random, _, shift, low, high = options
-        seen = layout(x, scale)
+        seen, dtype = layout(x, scale), compute_dtype(x)
         view = seen.view(x)
-        variant = Variant(rounding, band, grid_gradient=False, reduced=seen.reduced)
-        noise = torch.rand_like(view, dtype=compute_dtype(x)) if random else None
         value, kept = kernels.run(
             kernels.forward,
-            variant,
             view,
-            seen.view_scale(scale.detach().to(compute_dtype(x))),
-            None if zero_point is None else seen.view_scale(zero_point.detach()),
+            seen.view_scale(scale).to(dtype),
+            None if zero_point is None else seen.view_scale(zero_point).to(dtype),
             None if pins is None else seen.view(pins),
-            noise,
-            shift,
-            low,
-            high,
+            torch.rand_like(view, dtype=dtype) if options.random else None,
+            options.shift,
+            options.low,
+            options.high,
         )
         assert value is not None
         ctx.save_for_backward(x, scale, zero_point, pins, kept)
@@ -104,25 +107,22 @@ class _FakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point, pins, kept = ctx.saved_tensors
-        rounding, band, _, factor, shift, low, high = ctx.options
-        seen = layout(x, scale)
-        variant = Variant(rounding, band, grid_gradient=any(ctx.needs_input_grad[1:4]), reduced=seen.reduced)
-        to_latent, to_scale, to_code_zero, to_value_zero = kernels.run(
+        options: _Options = ctx.options
+        seen, dtype = layout(x, scale), compute_dtype(x)
+        to_latent, *to_grid = kernels.run(
             kernels.backward,
-            variant,
             seen.view(gradient),
             seen.view(x),
-            seen.view_scale(scale.to(compute_dtype(x))),
-            None if zero_point is None else seen.view_scale(zero_point),
+            seen.view_scale(scale).to(dtype),
+            None if zero_point is None else seen.view_scale(zero_point).to(dtype),
             None if pins is None else seen.view(pins),
             kept,
-            shift,
-            low,
-            high,
+            options.shift,
+            options.low,
+            options.high,
+            Variant(options.rounding, options.band, any(ctx.needs_input_grad[1:4]), seen.reduced),
         )
-
-        def to_grid(canonical: Tensor | None) -> Tensor | None:
-            return None if canonical is None else (factor * canonical).reshape(scale.shape).to(scale.dtype)
-
         assert to_latent is not None
-        return seen.restore(to_latent, x), to_grid(to_scale), to_grid(to_code_zero), to_grid(to_value_zero), None, None
+        factor = options.scale_gradient_factor
+        scaled = (None if each is None else seen.restore(factor * each, scale).to(scale.dtype) for each in to_grid)
+        return seen.restore(to_latent, x), *scaled, None, None

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+SCALE_FLOOR = 1e-8  # the smallest scale of any grid, and the smallest upper limit of any range
+
 
 class Grid(NamedTuple):
     """A uniform grid of integer codes `low..high`.
@@ -43,12 +45,13 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 def position(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
     """Gives the latent in grid units, `x / scale - shift`. A true division: multiplying by 1 / scale is not bit-equal."""
-    quotient = x.to(compute_dtype(x)) / grid.scale
+    dtype = compute_dtype(x)
+    quotient = x.to(dtype) / grid.scale.to(dtype)
     return quotient - grid.shift if grid.shift else quotient
 
 
 def code(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
-    """Gives the integer code of a latent as a float tensor, zero point included. No gradient.
+    """Gives the integer code of a latent as a float tensor, zero point included. No gradient; the code of NaN is NaN.
 
     >>> grid = Grid(torch.tensor(0.5), zero_point=0, shift=0.0, low=-4, high=3)
     >>> code(torch.tensor([-9.0, 0.24, 0.25, 0.75, 1.25]), grid)
@@ -66,7 +69,7 @@ def value(code: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
     """
     zero_point = grid.zero_point if grid.value_zero_point is None else grid.value_zero_point
     offset = code - zero_point
-    return grid.scale * (offset + grid.shift if grid.shift else offset)
+    return grid.scale.to(compute_dtype(code)) * (offset + grid.shift if grid.shift else offset)
 
 
 def grid_limits(grid: Grid) -> tuple[Tensor, Tensor]:
@@ -96,7 +99,7 @@ def code_limits(bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, smallest: float = 1e-8) -> Range:
+def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool) -> Range:
     """Fits a grid to a range (cnn spec 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
 
     Args:
@@ -104,12 +107,11 @@ def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, small
         x_max: Largest latent, same shape.
         bits: Width of the codes.
         symmetric: Whether zero has code 0. Such a grid is signed if any channel has a negative latent.
-        smallest: The upper limit is at least this.
 
     Returns:
         Scale, zero point and sign.
     """
-    low, high = x_min.clamp_max(0.0), x_max.clamp_min(smallest)
+    low, high = x_min.clamp_max(0.0), x_max.clamp_min(SCALE_FLOOR)
     if symmetric:
         signed = bool((low < 0).any())
         largest_code = code_limits(bits, signed=signed)[1]

@@ -20,7 +20,7 @@ _COMPILE_FROM = 1 << 16  # elements; below, the call costs more than the arithme
 
 
 class Variant(NamedTuple):
-    """What is fixed in a kernel when it is compiled.
+    """What is fixed in the backward kernel when it is compiled.
 
     Attributes:
         rounding: The rounding estimator.
@@ -37,41 +37,66 @@ class Variant(NamedTuple):
 
 
 def forward(
-    variant: Variant,
     x: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
     pins: Tensor | None,
     noise: Tensor | None,
-    shift: float,
+    shift: float | None,
     low: float,
     high: float,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gives the values of the latents' codes and, when rounding was random, the rounded positions that backward needs."""
-    del variant
+    """Gives the values of the latents' codes and, when rounding is random, the rounded positions, which backward needs again.
+
+    Args:
+        x: Latents, a canonical view.
+        scale: Scale, in canonical form and in the dtype of the arithmetic, as all that follows.
+        zero_point: Integer-valued; None for 0.
+        pins: int8, as `x`: codes that hold, or `FREE`; None where none does.
+        noise: Uniform in [0, 1), as `x`, for random rounding: up with a probability equal to the fraction. None: half to even.
+        shift: The grid's shift; None for 0.
+        low: Smallest code.
+        high: Largest code.
+    """
     position = _position(x, scale, shift)
-    rounded = torch.round(position) if noise is None else torch.floor(position + noise)
+    if noise is None:
+        rounded = torch.round(position)
+    else:
+        floor = torch.floor(position)
+        rounded = floor + (noise < position - floor)
     code = _code(rounded, zero_point, pins, low, high)
-    offset = code if zero_point is None else code - zero_point
-    value = scale * (offset + shift if shift else offset)
+    value = scale * _add(_subtract(code, zero_point), shift)
     # Positions beyond the int16 range are far off any grid of at most 8 bits: clamping keeps which side they are on.
     kept = None if noise is None else rounded.clamp(-32768, 32767).to(torch.int16)
     return value.to(x.dtype), kept
 
 
 def backward(
-    variant: Variant,
     gradient: Tensor,
     x: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
     pins: Tensor | None,
     kept: Tensor | None,
-    shift: float,
+    shift: float | None,
     low: float,
     high: float,
+    variant: Variant,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (cnn spec 1.5)."""
+    """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (cnn spec 1.5).
+
+    Args:
+        gradient: Gradient of the values, as `x`.
+        x: Latents, a canonical view; this and the rest as in `forward`.
+        scale: Scale.
+        zero_point: Zero point.
+        pins: Pins.
+        kept: The rounded positions of a random rounding; None: round again.
+        shift: Shift.
+        low: Smallest code.
+        high: Largest code.
+        variant: What is fixed when this is compiled.
+    """
     position = _position(x, scale, shift)
     rounded = torch.round(position) if kept is None else kept.to(position.dtype)
     g = gradient.to(position.dtype)
@@ -80,9 +105,8 @@ def backward(
     to_latent = to_position.to(x.dtype)
     if not variant.grid_gradient:
         return to_latent, None, None, None
-    code = _code(rounded, zero_point, pins, low, high)
-    offset = code if zero_point is None else code - zero_point
-    to_scale = torch.sum(g * (offset + shift) - to_position * (position + shift), variant.reduced, keepdim=True)
+    offset = _subtract(_code(rounded, zero_point, pins, low, high), zero_point)
+    to_scale = torch.sum(g * _add(offset, shift) - to_position * _add(position, shift), variant.reduced, keepdim=True)
     if zero_point is None:
         return to_latent, to_scale, None, None
     to_code_zero = scale * torch.sum(passed, variant.reduced, keepdim=True)
@@ -90,13 +114,20 @@ def backward(
     return to_latent, to_scale, to_code_zero, to_value_zero
 
 
-def _position(x: Tensor, scale: Tensor, shift: float) -> Tensor:
-    quotient = x.to(scale.dtype) / scale
-    return quotient - shift if shift else quotient
+def _add(x: Tensor, y: Tensor | float | None) -> Tensor:
+    return x if y is None else x + y
+
+
+def _subtract(x: Tensor, y: Tensor | float | None) -> Tensor:
+    return x if y is None else x - y
+
+
+def _position(x: Tensor, scale: Tensor, shift: float | None) -> Tensor:
+    return _subtract(x.to(scale.dtype) / scale, shift)
 
 
 def _code(rounded: Tensor, zero_point: Tensor | None, pins: Tensor | None, low: float, high: float) -> Tensor:
-    code = (rounded if zero_point is None else rounded + zero_point).clamp(low, high)
+    code = _add(rounded, zero_point).clamp(low, high)
     return code if pins is None else torch.where(pins == FREE, code, pins.to(code.dtype))
 
 
@@ -113,8 +144,7 @@ def _passed(
     """Gives the gradient where it passes to the latent, else 0."""
     passed = gradient
     if band != "open":
-        tested = rounded if band == "rounded" else position
-        tested = tested if zero_point is None else tested + zero_point
+        tested = _add(rounded if band == "rounded" else position, zero_point)
         passed = torch.where((tested >= low) & (tested <= high), passed, 0.0)
     return passed if pins is None else torch.where(pins == FREE, passed, 0.0)
 
@@ -122,12 +152,11 @@ def _passed(
 Kernel = Callable[..., tuple[Tensor | None, ...]]
 
 
-def run(kernel: Kernel, variant: Variant, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     """Runs `kernel`, compiled where that pays and a compiler is there, with the same codes either way.
 
     Args:
         kernel: `forward` or `backward`.
-        variant: What is fixed in the compiled form.
         x: The kernel's first tensor, a canonical view.
         arguments: The kernel's other arguments.
 
@@ -135,8 +164,7 @@ def run(kernel: Kernel, variant: Variant, x: Tensor, *arguments: Any) -> tuple[T
         What the kernel gives.
     """
     if x.numel() >= _COMPILE_FROM:
-        given = tuple(argument is not None for argument in arguments)
-        compiled = try_compiled(kernel, (variant, x.dtype, given), variant, x, *arguments)
+        compiled = try_compiled(kernel, x, *arguments)
         if compiled is not None:
             return compiled
-    return kernel(variant, x, *arguments)
+    return kernel(x, *arguments)

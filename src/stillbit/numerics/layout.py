@@ -8,10 +8,14 @@ view `(outer, scale, inner)`. Neither moves data where the tensor is dense in an
     x (8, 197, 192), scale (1, 197, 1)      -> x (8, 197, 192),   scale (1, 197, 1)
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from stillbit.errors import StillbitError
 
 
 class Layout(NamedTuple):
@@ -34,18 +38,18 @@ class Layout(NamedTuple):
         ordered = x if self.order is None else x.permute(self.order)
         return ordered.reshape(self.shape)
 
-    def restore(self, canonical: Tensor, like: Tensor) -> Tensor:
-        """Undoes `view`: gives the shape, and the memory order, of `like`."""
-        if self.order is None:
-            return canonical.reshape(like.shape)
-        ordered = canonical.reshape([like.shape[axis] for axis in self.order])
-        inverse = sorted(range(like.dim()), key=self.order.__getitem__)
-        return ordered.permute(inverse)
-
     def view_scale(self, scale: Tensor) -> Tensor:
         """Gives a tensor of the scale's shape in canonical form."""
         ordered = scale if self.order is None or scale.numel() == 1 else scale.permute(self.order)
         return ordered.reshape(self.scale_shape)
+
+    def restore(self, canonical: Tensor, like: Tensor) -> Tensor:
+        """Undoes `view` and `view_scale`: gives the shape of `like` and, to a latent, its memory order."""
+        if self.order is None or like.numel() == 1:
+            return canonical.reshape(like.shape)
+        ordered = canonical.reshape([like.shape[axis] for axis in self.order])
+        inverse = sorted(range(like.dim()), key=self.order.__getitem__)
+        return ordered.permute(inverse)
 
 
 def layout(x: Tensor, scale: Tensor) -> Layout:
@@ -53,28 +57,44 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
 
     Args:
         x: Any tensor.
-        scale: One element, or as many axes as `x`, each of size 1 or that of `x`.
+        scale: One element, or as many axes as `x`, each of size 1 or that of `x`; those of another size than 1 are neighbours.
 
     Returns:
         The layout.
+
+    Raises:
+        StillbitError: If the scale does not fit the tensor.
     """
     order = _memory_order(x)
     if scale.numel() == 1:
         return Layout(order, (-1,), (1,), (0,))
-    axes = range(x.dim()) if order is None else order
+    plain = range(x.dim())
+    kept = _kept_axes(x, scale)
+    if order is not None and not _neighbours([order.index(axis) for axis in kept]):
+        order = None  # such as one scale a sample and channel, in channels-last memory: the view is a copy
+    axes = plain if order is None else order
+    places = sorted(axes.index(axis) for axis in kept)
+    if not _neighbours(places):
+        raise StillbitError(f"a scale of shape {tuple(scale.shape)} varies along axes that are not neighbours")
     sizes = [x.shape[axis] for axis in axes]
-    kept = [place for place, axis in enumerate(axes) if scale.shape[axis] != 1]
-    first, last = kept[0], kept[-1] + 1
-    assert all(scale.shape[axis] == x.shape[axis] for axis in list(axes)[first:last]), "scale axes must be neighbours"
-    outer, count, inner = (_product(part) for part in (sizes[:first], sizes[first:last], sizes[last:]))
+    first, last = places[0], places[-1] + 1
+    outer, count, inner = (math.prod(part) for part in (sizes[:first], sizes[first:last], sizes[last:]))
     return Layout(order, (outer, count, inner), (1, count, 1), (0, 2))
 
 
-def _product(sizes: list[int]) -> int:
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
+def _kept_axes(x: Tensor, scale: Tensor) -> list[int]:
+    """Gives the axes along which the scale varies."""
+    fits = scale.dim() == x.dim() and all(size in (1, whole) for size, whole in zip(scale.shape, x.shape, strict=True))
+    if not fits:
+        raise StillbitError(
+            f"a scale of shape {tuple(scale.shape)} was given a latent of shape {tuple(x.shape)}; "
+            "they need as many axes, and each axis of the scale has size 1 or the latent's"
+        )
+    return [axis for axis, size in enumerate(scale.shape) if size != 1]
+
+
+def _neighbours(places: Sequence[int]) -> bool:
+    return max(places) - min(places) == len(places) - 1
 
 
 def _memory_order(x: Tensor) -> tuple[int, ...] | None:

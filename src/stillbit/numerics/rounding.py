@@ -47,10 +47,15 @@ class EWGS(Rounding):
     """Element-wise gradient scaling: larger steps away from the grid point, smaller ones towards it.
 
     Attributes:
-        scaling: Strength, 0 is `STE`.
+        scaling: Strength, 0 or more; 0 is `STE`.
     """
 
     scaling: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuses a negative strength, which would turn the idea round."""
+        if not self.scaling >= 0:
+            raise RecipeError(f"EWGS scaling is {self.scaling}; it must be 0 or more")
 
     def factor(self, t: Tensor, h: Tensor) -> Tensor:
         """Gives `1 + scaling * sign(h) * (t - round(t))`."""
@@ -69,7 +74,7 @@ class StackedSigmoid(Rounding):
 
     def __post_init__(self) -> None:
         """Refuses a sharpness that is not positive."""
-        if self.sharpness <= 0:
+        if not self.sharpness > 0:
             raise RecipeError(f"StackedSigmoid sharpness is {self.sharpness}; it must be positive")
 
     def factor(self, t: Tensor, h: Tensor) -> Tensor:
