@@ -1,5 +1,6 @@
 """The base of all quantizers: a grid decides everything, and is the only thing that a subclass computes."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, final
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
+from stillbit.numerics import grid as grids
 from stillbit.numerics.fake_quantize import fake_quantize
-from stillbit.numerics.grid import Grid, code_limits, position
+from stillbit.numerics.grid import Grid, Range, code_limits, fit_range
 from stillbit.numerics.kernels import BANDS, FREE
 from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import STE, Rounding
@@ -28,7 +30,12 @@ class Quantizer(nn.Module, ABC):
         band: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
             has it: half a step wider than LSQ), "position" (those whose position does, as LSQ has it) or "open" (all).
 
+    Raises:
+        RecipeError: If an argument is not allowed.
+
     Attributes:
+        signed: bool buffer, one element: whether codes may be negative. `is_signed` is its mirror in Python.
+        calibrated: bool buffer, one element: whether the grid is ready for use. `is_calibrated` is its mirror in Python.
         pins: int8, shape of the latent: a code that holds, or -128 where the latent decides; None for a quantizer that is never
             pinned.
         label: Name of the quantizer in its model, for messages.
@@ -70,12 +77,15 @@ class Quantizer(nn.Module, ABC):
         """Gives the grid for the latent `x`: the only computation that a quantizer decides."""
 
     @abstractmethod
-    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+    def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
         """Fits the grid to a range of latents and marks the quantizer calibrated. Called by calibration, never in forward.
 
         Args:
             x_min: Smallest latent, with as many elements as the scale.
             x_max: Largest latent, likewise.
+
+        Raises:
+            PrepareError: If the range does not fit the scale, is not finite or upside down, or has negative latents at 1 bit.
         """
 
     def scale_gradient_factor(self, x: Tensor) -> float:
@@ -92,8 +102,7 @@ class Quantizer(nn.Module, ABC):
         """Gives the values of the codes of `x`, in its shape and dtype."""
         if self.bypass:
             return x
-        if not self.is_calibrated:
-            raise PrepareError(f"quantizer {self.label} has no range yet; run calibrate, or load a trained state, before use")
+        self._require_range()
         return fake_quantize(
             x,
             self.grid(x),
@@ -108,16 +117,17 @@ class Quantizer(nn.Module, ABC):
     @torch.no_grad()
     def position(self, x: Tensor) -> Tensor:
         """Gives the latent in grid units; a pinned latent stands at its code."""
+        self._require_range()
         grid = self.grid(x)
-        free = position(x, grid)
-        return free if self.pins is None else torch.where(self.pins == FREE, free, self.pins - grid.zero_point)
+        position = grids.position(x, grid)
+        return position if self.pins is None else torch.where(self.pins == FREE, position, self.pins - grid.zero_point)
 
     @final
     @torch.no_grad()
     def code(self, x: Tensor) -> Tensor:
         """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
-        grid = self.grid(x)
-        code = (position(x, grid).round() + grid.zero_point).clamp(grid.low, grid.high)
+        self._require_range()
+        code = grids.code(x, self.grid(x))
         return code if self.pins is None else torch.where(self.pins == FREE, code, self.pins.to(code.dtype))
 
     @final
@@ -137,11 +147,28 @@ class Quantizer(nn.Module, ABC):
     @final
     def mark_calibrated(self, *, signed: bool) -> None:
         """Records sign and readiness, in the buffers and in their Python mirrors."""
-        if self.bits == 1 and signed:
-            raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
         self.signed.fill_(signed)
         self.calibrated.fill_(True)
         _mirror_flags(self)
+
+    @final
+    def _fit(self, x_min: Tensor | float, x_max: Tensor | float, *, symmetric: bool) -> Range:
+        """Checks a range and fits a grid to it, in the scale's shape; for `set_range`."""
+        low, high = (torch.as_tensor(end).detach() for end in (x_min, x_max))
+        count = math.prod(self.scale_shape)
+        if not low.numel() == high.numel() == count:
+            given = low.numel() if low.numel() != count else high.numel()
+            raise PrepareError(f"quantizer {self.label} has {count} scales and was given a range of {given} elements")
+        if not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
+            ends = f"{float(low.min())} to {float(high.max())}"
+            raise PrepareError(f"quantizer {self.label} was given the range {ends}; it must be finite and not upside down")
+        if self.bits == 1 and symmetric and bool((low < 0).any()):
+            raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
+        return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric)
+
+    def _require_range(self) -> None:
+        if not self.is_calibrated:
+            raise PrepareError(f"quantizer {self.label} has no range yet; run calibrate, or load a trained state, before use")
 
     def extra_repr(self) -> str:
         """Shows bits, sign and the scale's shape."""
@@ -155,16 +182,3 @@ def _mirror_flags(quantizer: nn.Module, _incompatible_keys: Any = None) -> None:
     assert isinstance(quantizer, Quantizer)
     quantizer.is_signed = bool(quantizer.signed)
     quantizer.is_calibrated = bool(quantizer.calibrated)
-
-
-def as_scale(x: Tensor, like: Tensor) -> Tensor:
-    """Gives a range's tensor in shape, dtype and device of a scale.
-
-    Raises:
-        PrepareError: If the numbers of elements differ.
-    """
-    if x.numel() != like.numel():
-        raise PrepareError(f"a range of {x.numel()} elements was given to a quantizer with {like.numel()} scales")
-    return x.detach().reshape(like.shape).to(like)
-
-

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
-from stillbit.numerics.grid import Grid, fit_range
+from stillbit.numerics.grid import SCALE_FLOOR, Grid, compute_dtype
 from stillbit.numerics.rounding import Rounding
-from stillbit.quantizers.base import Quantizer, as_scale
+from stillbit.quantizers.base import Quantizer
 
-SCALE_FLOOR = 1e-8
 SCALE_GRADIENTS = ("none", "lsq")
 
 
@@ -75,17 +74,17 @@ class LSQ(Quantizer):
 
     def scale_gradient_factor(self, x: Tensor) -> float:
         """Gives `(high * n) ** -0.5`, or 1."""
-        if self.scale_gradient == "none":
+        if self.scale_gradient == "none" or x.numel() == 0:
             return 1.0
         return float((self.limits[1] * x.numel() / self.scale.numel()) ** -0.5)
 
     @torch.no_grad()
-    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+    def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
         """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
-        fitted = fit_range(x_min, x_max, bits=self.bits, symmetric=self.symmetric)
-        self.scale.copy_(as_scale(fitted.scale.log() if self.log_scale else fitted.scale, self.scale))
+        fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
+        self.scale.copy_(fitted.scale.log() if self.log_scale else fitted.scale)
         if self.zero_point is not None:
-            self.zero_point.copy_(as_scale(fitted.zero_point, self.zero_point))
+            self.zero_point.copy_(fitted.zero_point)
         self.mark_calibrated(signed=fitted.signed)
 
     @torch.no_grad()
@@ -95,11 +94,12 @@ class LSQ(Quantizer):
             self.scale.clamp_(min=SCALE_FLOOR)
 
     def _effective_scale(self) -> Tensor:
+        scale = self.scale.to(compute_dtype(self.scale))  # the floor is 0 in float16
         if self.log_scale:
-            return self.scale.exp()
+            return scale.exp()
         if self.published:
-            return self.scale.clamp(min=SCALE_FLOOR)
-        floored: Tensor = _Floor.apply(self.scale)
+            return scale.clamp(min=SCALE_FLOOR)
+        floored: Tensor = _Floor.apply(scale)
         return floored
 
     def _rounded_zero_point(self, zero_point: Tensor) -> Tensor:

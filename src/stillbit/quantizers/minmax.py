@@ -5,9 +5,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from stillbit.numerics.grid import Grid, fit_range
+from stillbit.numerics.grid import SCALE_FLOOR, Grid, compute_dtype
 from stillbit.numerics.rounding import Rounding
-from stillbit.quantizers.base import Quantizer, as_scale
+from stillbit.quantizers.base import Quantizer
 
 
 @final
@@ -44,14 +44,14 @@ class FixedRange(Quantizer):
     def grid(self, x: Tensor) -> Grid:
         """Gives the calibrated grid, whatever `x` is."""
         del x
-        return Grid(self.scale, 0 if self.zero_point is None else self.zero_point, 0.0, *self.limits)
+        scale = self.scale.to(compute_dtype(self.scale)).clamp(min=SCALE_FLOOR)
+        return Grid(scale, 0 if self.zero_point is None else self.zero_point, 0.0, *self.limits)
 
     @torch.no_grad()
-    def set_range(self, x_min: Tensor, x_max: Tensor) -> None:
+    def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
         """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
-        fitted = fit_range(x_min, x_max, bits=self.bits, symmetric=self.symmetric)
-        self.scale.copy_(as_scale(fitted.scale, self.scale))
+        fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
+        self.scale.copy_(fitted.scale)
         if self.zero_point is not None:
-            low, high = self.limits
-            self.zero_point.copy_(as_scale(fitted.zero_point.round().clamp(low, high), self.zero_point))
+            self.zero_point.copy_(fitted.zero_point.round().clamp(*self.limits))
         self.mark_calibrated(signed=fitted.signed)
