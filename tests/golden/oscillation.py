@@ -53,11 +53,11 @@ def _check_checkpoint(case: Case, prefix: str, layer: nn.Module, freezing: Freez
         "prev_switch_dir": history.direction,
         "ema_oscillation": history.frequency,
         "total_oscillation": history.total,
-        "ema_x_int": freezing.averages.get("0"),
+        "ema_x_int": history.average_code,
         "frozen": pins != FREE,
         "frozen_x_int": torch.where(pins == FREE, 0, pins),
     }
-    assert ("ema_x_int" in wanted) == ("0" in freezing.averages), prefix
+    assert ("ema_x_int" in wanted) == (history.average_code is not None), prefix
     errors = {name: equal(given, wanted[name], prefix + name) for name, given in exact.items() if name in wanted}
     errors["grad_w"] = close(layer.weight.grad, wanted["grad_w"], _GRADIENT, prefix + "grad_w")
     errors["grad_delta"] = close(layer.weight_quantizer.scale.grad, wanted["grad_delta"], _SCALE_GRADIENT, prefix + "grad_delta")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
 from stillbit.numerics.grid import compute_dtype, value
 from stillbit.numerics.kernels import FREE
-from stillbit.oscillation.history import fitting
 from stillbit.oscillation.method import Method
 from stillbit.oscillation.tracking import OSCILLATING_ABOVE, Tracker, check_tracking, shares, whole_share
 from stillbit.quantizers import WeightSite
@@ -40,8 +39,7 @@ class Freezing(Method):
         oscillating_above: A free weight with a higher frequency counts as oscillating.
 
     Attributes:
-        tracker: The histories.
-        averages: Exponential moving averages of the codes, by site; shape of the latent, float32, float64 for float64 latents.
+        tracker: The histories, with averages of the codes.
 
     Raises:
         PrepareError: If no weight has so few bits.
@@ -64,7 +62,6 @@ class Freezing(Method):
         self.threshold = as_schedule(threshold)
         self.use_ema = use_ema
         self.published = published
-        self.averages: dict[str, Tensor] = {}
         sites = self.tracker.sites()
         if not sites:
             raise PrepareError(f"Freezing: the model has no weight of at most {max_bits} bits; raise max_bits")
@@ -76,8 +73,9 @@ class Freezing(Method):
         """Begins histories and code averages at the codes of now; the published averages begin with freezing."""
         for site in self.tracker.sites():
             code = self.tracker.observe(site)
-            if self.use_ema and not self.published:
-                self.averages.setdefault(site.name, code)
+            history = self.tracker.histories[site.name]
+            if self._averages_from_the_start and history.average_code is None:
+                history.average_code = code
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -99,55 +97,43 @@ class Freezing(Method):
         return {name: {"oscillating": share, "frozen": frozen[name]} for name, share in shares(self.tracker.oscillating()).items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives step, histories and code averages; pins are in the model's state dict."""
-        return {**super().state_dict(), "sites": self.tracker.state_dict(), "averages": dict(self.averages)}
+        """Gives step and histories, code averages among them; pins are in the model's state dict."""
+        return {**super().state_dict(), "sites": self.tracker.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        averages: dict[str, Tensor] = state.get("averages", {})
-        sites = {site.name: site for site in self.tracker.sites()}
-        for name in self._unexpected_averages(averages, state.get("sites", {})):
-            raise CheckpointError(f"code average of {name} does not fit; allowed: a state of Freezing with the same options and model")
-        restored = {name: fitting(saved, sites[name]) for name, saved in averages.items()}
-        self.tracker.load_state_dict(state.get("sites", {}))
-        self.averages = restored
+        sites: dict[str, dict[str, Tensor]] = state.get("sites", {})
+        for name, tensors in sites.items():
+            if self._averages_from_the_start and "average_code" not in tensors:
+                raise CheckpointError(f"oscillation state of {name}: no average_code; allowed: a state of Freezing with the same options")
+        self.tracker.load_state_dict(sites)
         super().load_state_dict(state)
 
-    def _unexpected_averages(self, averages: dict[str, Tensor], histories: dict[str, Any]) -> set[str]:
-        """Gives the sites that have an average and should not, or the other way round."""
-        if not self.use_ema:
-            return set(averages)
-        if self.published:  # they begin later than the histories
-            return averages.keys() - histories.keys()
-        return averages.keys() ^ histories.keys()
+    @property
+    def _averages_from_the_start(self) -> bool:
+        return self.use_ema and not self.published
 
     def _freeze(self, site: WeightSite, code: Tensor, threshold: float) -> None:
         """Does step 9 of cnn spec 3: pins by the average before this step, then takes the step into the average."""
-        average = self._average(site, code, threshold)
+        history, target = self.tracker.histories[site.name], code
+        averaging = self.use_ema and (threshold > 0.0 or not self.published)
+        if averaging:
+            if history.average_code is None:
+                history.average_code = code.clone()
+            target = history.average_code.round()
         if threshold > 0.0:
-            self._pin(site, code if average is None else average.round(), threshold)
-        if average is not None:
-            # The product is rounded before the sum, as published; add_(alpha=) and lerp_ round otherwise.
-            average.mul_(1.0 - self.tracker.ema_momentum).add_(self.tracker.ema_momentum * code)
+            self._pin(site, history.frequency > threshold, target)
+        if averaging:
+            history.average(code, self.tracker.ema_momentum)
 
-    def _average(self, site: WeightSite, code: Tensor, threshold: float) -> Tensor | None:
-        """Gives the average of a site's codes; None if it is not wanted, or does not move at this step."""
-        if not self.use_ema or (self.published and threshold <= 0.0):
-            return None
-        if site.name not in self.averages:
-            self.averages[site.name] = code.clone()
-        return self.averages[site.name]
-
-    def _pin(self, site: WeightSite, target: Tensor, threshold: float) -> None:
-        pins = site.quantizer.pins
-        assert pins is not None
-        crossing = self.tracker.histories[site.name].frequency > threshold
+    def _pin(self, site: WeightSite, crossing: Tensor, target: Tensor) -> None:
+        pins = _pins(site)
         if not self.published:
             crossing &= pins == FREE
         pins.copy_(torch.where(crossing, target.to(pins.dtype), pins))
 
     def _frozen(self) -> dict[str, Tensor]:
-        return {site.name: _pinned(site) for site in self.tracker.sites()}
+        return {site.name: _pins(site) != FREE for site in self.tracker.sites()}
 
 
 def _hold(site: WeightSite) -> None:
@@ -155,17 +141,15 @@ def _hold(site: WeightSite) -> None:
 
     A derived latent (a product of weights) cannot be written; there the pin alone holds the code.
     """
-    latent = site.latent()
+    latent, pins = site.latent(), _pins(site)
     if isinstance(latent, nn.Parameter):
-        pins = site.quantizer.pins
-        assert pins is not None
         site.write(pins != FREE, value(pins.to(compute_dtype(latent)), site.quantizer.grid(latent)))
 
 
-def _pinned(site: WeightSite) -> Tensor:
+def _pins(site: WeightSite) -> Tensor:
     pins = site.quantizer.pins
     assert pins is not None
-    return pins != FREE
+    return pins
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ class History:
         direction: Sign of the last switch, int8: 1 the code went down, -1 up, 0 it never switched.
         frequency: Exponential moving average of oscillations a step; float32, float64 for float64 latents.
         total: Number of oscillations, int32.
+        average_code: Exponential moving average of the codes, dtype of `frequency`; None where nobody asked for one.
     """
 
     previous: Tensor
     direction: Tensor
     frequency: Tensor
     total: Tensor
+    average_code: Tensor | None = None
 
     @classmethod
     def starting_at(cls, code: Float[Tensor, "..."], limits: tuple[int, int]) -> Self:
@@ -65,9 +67,21 @@ class History:
         self.previous = current
         self.total += oscillated
 
+    def average(self, code: Float[Tensor, "..."], momentum: float) -> None:
+        """Takes the codes of one more step into their average.
+
+        Args:
+            code: The codes now.
+            momentum: Weight of this step in the average.
+        """
+        assert self.average_code is not None
+        # The product is rounded before the sum, as published; add_(alpha=) and lerp_ round otherwise.
+        self.average_code.mul_(1.0 - momentum).add_(momentum * code)
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Gives the tensors by name, as references."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Gives the tensors that are there by name, as references."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
     def restored(cls, state: dict[str, Tensor], site: WeightSite) -> Self:
@@ -81,17 +95,13 @@ class History:
             CheckpointError: If they do not.
         """
         names = [field.name for field in fields(cls)]
-        if set(state) != set(names):
+        if set(state) | {"average_code"} != set(names):
             raise CheckpointError(f"oscillation state of {site.name}: {sorted(state)} given, allowed: {names}")
-        return cls(**{name: fitting(state[name], site) for name in names})
+        return cls(**{name: _fitting(saved, site) for name, saved in state.items()})
 
 
-def fitting(saved: Tensor, site: WeightSite) -> Tensor:
-    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a site's arithmetic.
-
-    Raises:
-        CheckpointError: If its shape is not that of the site's latent.
-    """
+def _fitting(saved: Tensor, site: WeightSite) -> Tensor:
+    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a site's arithmetic."""
     latent = site.latent()
     if saved.shape != latent.shape:
         raise CheckpointError(f"oscillation state of {site.name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")

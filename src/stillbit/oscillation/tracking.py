@@ -79,6 +79,9 @@ class Tracker:
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Takes up what `state_dict` gave: of every tracked site, or of none (not begun).
 
+        Args:
+            state: Tensors by name, by site.
+
         Raises:
             CheckpointError: If it does not fit; the message names the site.
         """
