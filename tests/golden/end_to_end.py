@@ -16,14 +16,15 @@ from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare, reestimate_batchnorm, scales, weights
 from stillbit.quantizers import weight_sites
 from stillbit.schedules import Cosine
-from stillbit.training import JointOptimizer
+from stillbit.training.optim import JointOptimizer
 from tests.golden.case import Case, close, equal
 from tests.golden.network import ReducedMobileNetV2
 
-# Of the largest entry: spec 11. Float32 runs sum in another order than the published ones; float64 runs have only that in their last digits.
+# Of the largest entry: spec 11. Float32 runs sum in another order than the published ones, float64 runs differ by that in their last
+# digits. The published engine averages its evaluation losses in float32 whatever the model's dtype (spec 12).
 _TOLERANCES = {
-    "float32": {"loss": 1e-5, "logits": 1e-4, "state": 1e-4, "gradient": 1e-4},
-    "float64": {"loss": 1e-9, "logits": 1e-9, "state": 1e-9, "gradient": 1e-9},
+    "float32": {"loss": 1e-5, "evaluation loss": 1e-5, "logits": 1e-4, "state": 1e-4, "gradient": 1e-4},
+    "float64": {"loss": 1e-9, "evaluation loss": 1e-7, "logits": 1e-9, "state": 1e-9, "gradient": 1e-9},
 }
 
 
@@ -141,23 +142,23 @@ class Run:
 
     def train_step(self) -> tuple[float, float, Tensor]:
         """Takes one step; gives total loss, task loss and logits."""
-        images, labels = self.batches[self.step]
+        images, labels = self.batches[self.step % len(self.batches)]
         self.step += 1
         self.model.train()
         self.optimizer.zero_grad()
         logits = self.model(images)
         task = F.cross_entropy(logits, labels)
         task.backward()
-        total = float(task)
+        total = task.item()
         if self.dampening is not None:
             penalty = self.dampening.penalty(self.step)
-            total += float(penalty)
+            total += penalty.item()
             self.dampening.before_step(self.step)
         if self.step == 1:
             self._check_gradients()
         self.tracking.after_step(self.step)
         self.optimizer.step()
-        return total, float(task), logits
+        return total, task.item(), logits
 
     def _check_gradients(self) -> None:
         for name, wanted in self.case.tensors.items():
@@ -188,7 +189,7 @@ class Run:
 
     def per_layer(self, name: str) -> Tensor:
         state = self.tracking.state_dict()["sites"]
-        return torch.tensor([float(state[self.layer(layer)][name].double().sum()) for layer in self.case.config["tracked_layers"]])
+        return torch.stack([state[self.layer(layer)][name].double().sum() for layer in self.case.config["tracked_layers"]])
 
     def check_state(self, prefix: str) -> None:
         for name, wanted in self.case.tensors.items():
@@ -226,23 +227,23 @@ def check_e2e_engine(case: Case) -> dict[str, float]:
     """Mode d: the whole loop, an evaluation with re-estimation after each epoch, the trackers live in all of it."""
     run = Run(case)
     config, epochs, per_epoch = case.config, case.config["epochs"], case.config["batches_per_epoch"]
+    run.batches = run.batches[:per_epoch]
     before = F.cross_entropy(run.evaluate(), run.held[1])
     losses, frozen, evaluations, frequencies = [], [], [], []
     for epoch in range(epochs):
         run.optimizer.param_groups[0]["lr"] = config["optimizer"]["lr"] * (1 + math.cos(math.pi * epoch / epochs)) / 2
-        run.step, batches = epoch * per_epoch, run.batches[:per_epoch]
         for _ in range(per_epoch):
             losses.append(run.train_step()[0])
             frozen.append(run.frozen_counts())
         handle = run.track_every_forward()
-        reestimate_batchnorm(run.model, batches, batches=50)
-        evaluations.append(float(F.cross_entropy(run.evaluate(), run.held[1])))
+        reestimate_batchnorm(run.model, run.batches, batches=50)
+        evaluations.append(F.cross_entropy(run.evaluate(), run.held[1]).item())
         handle.remove()
         frequencies.append(run.per_layer("frequency"))
     close_to = run.errors.close
-    close_to("loss", before[None], case.tensors["eval_loss_before_training"], "eval_loss_before_training")
-    close_to("loss", torch.tensor(losses), case.tensors["train_loss_per_step"], "train_loss_per_step")
-    close_to("loss", torch.tensor(evaluations), case.tensors["eval_loss_per_epoch"], "eval_loss_per_epoch")
+    close_to("evaluation loss", before, case.tensors["eval_loss_before_training"], "eval_loss_before_training")
+    close_to("evaluation loss", torch.tensor(evaluations), case.tensors["eval_loss_per_epoch"], "eval_loss_per_epoch")
+    close_to("loss", torch.tensor(losses, dtype=torch.float64), case.tensors["train_loss_per_step"], "train_loss_per_step")
     equal(torch.tensor(frozen), case.tensors["frozen_count_per_step"], "frozen_count_per_step")
     equal(run.per_layer("total"), case.tensors["total_oscillation_per_layer"], "total_oscillation_per_layer")
     close_to("state", torch.stack(frequencies), case.tensors["ema_oscillation_sum_per_layer_after_each_evaluation"], "frequencies")

@@ -1,6 +1,7 @@
 """From a float model to a quantized one: prepare, calibrate, re-estimate."""
 
 from stillbit.prepare.batchnorm import reestimate_batchnorm as reestimate_batchnorm
+from stillbit.prepare.calibrate import calibrate as calibrate
 from stillbit.prepare.coverage import Coverage as Coverage
 from stillbit.prepare.layers import register_layer as register_layer
 from stillbit.prepare.parameters import parameter_groups as parameter_groups
