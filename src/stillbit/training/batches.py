@@ -1,0 +1,145 @@
+"""Batches on the training device: decoding in workers, transfer, normalization, checks of what came out."""
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from stillbit.errors import DataError
+from stillbit.training.data import Data
+from stillbit.training.sampler import OrderedSampler, SampleKey, StepSampler
+from stillbit.training.samples import Batch, SeededDataset, collate
+from stillbit.training.seeding import CALIBRATION
+
+
+class Batches:
+    """Iterable of `(images, labels)` on a device; images are float and normalized.
+
+    A broken image is left out of its batch and counted in `skipped`.
+
+    Args:
+        dataset: Samples, uint8 (not normalized) or float (normalized).
+        sampler: Gives lists of sample keys, a batch each.
+        data: Number of classes, workers, mean and deviation.
+        device: Where images and labels go.
+        dtype: Of the images.
+        memory_format: Of the images.
+        skip_empty: Pass over a batch none of whose images can be read; else it is an error.
+    """
+
+    def __init__(
+        self,
+        dataset: SeededDataset,
+        sampler: Sampler[list[SampleKey]],
+        data: Data,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        skip_empty: bool = False,
+    ) -> None:
+        workers = data.config.workers
+        self.skipped: Counter[str] = Counter()
+        self._loader: DataLoader[Batch] = DataLoader(
+            dataset,  # type: ignore[arg-type]  # a DataLoader gives what collate returns
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_the_trainer,
+        )
+        self._num_classes = data.num_classes
+        self._device = device
+        self._dtype = dtype
+        self._memory_format = memory_format
+        self._skip_empty = skip_empty
+        # Pixels are 0..255, mean and deviation belong to 0..1.
+        mean, std = (torch.tensor(values, device=device, dtype=dtype) * 255 for values in data.config.normalization)
+        self._mean, self._std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the batches, in the sampler's order.
+
+        Raises:
+            DataError: If no image of a batch is whole, a label is out of range, or an image is not finite.
+        """
+        for number, batch in enumerate(self._loader, start=1):
+            self.skipped.update(broken.name for broken in batch.broken)
+            if len(batch.labels) == 0 and self._skip_empty:
+                continue
+            self._check(batch, number)
+            images = batch.images.to(self._device, non_blocking=True)
+            raw = images.dtype == torch.uint8
+            images = images.to(self._dtype, memory_format=self._memory_format)
+            labels = batch.labels.to(self._device, non_blocking=True)
+            yield (images - self._mean) / self._std if raw else images, labels
+
+    def _check(self, batch: Batch, number: int) -> None:
+        if len(batch.labels) == 0:
+            first = batch.broken[0]
+            raise DataError(f"batch {number}: none of its images can be read; first: {first.name}: {first.reason}")
+        wrong = batch.labels[(batch.labels < 0) | (batch.labels >= self._num_classes)]
+        if len(wrong):
+            allowed = f"0 to {self._num_classes - 1}"
+            raise DataError(f"batch {number}: label {wrong[0].item()} given, allowed: {allowed}")
+        if batch.images.is_floating_point() and not batch.images.isfinite().all():
+            position = batch.images.isfinite().flatten(1).all(1).logical_not().nonzero()[0].item()
+            raise DataError(f"batch {number}: image {position} holds a value that is not finite")
+
+
+def calibration_batches(data: Data, device: torch.device, *, seed: int, rank: int = 0, world: int = 1) -> Batches:
+    """Batches that ranges are found on: training images, shuffled and augmented, as published.
+
+    Args:
+        data: The data.
+        device: The model's device.
+        seed: Seed of the run.
+        rank: This process; each sees its own images.
+        world: Number of processes.
+
+    Returns:
+        An epoch of float32 batches.
+    """
+    sampler = StepSampler(len(data.train), data.config.batch_size, seed, rank=rank, world=world)
+    sampler.begin(0, purpose=CALIBRATION)
+    return Batches(data.train, sampler, data, device)
+
+
+def validation_batches(
+    data: Data,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    """Batches of the validation split, each image once over all ranks.
+
+    Args:
+        data: The data.
+        device: The model's device.
+        dtype: Of the images.
+        memory_format: Of the images.
+        rank: This process.
+        world: Number of processes.
+
+    Returns:
+        The batches; the last one may be smaller.
+    """
+    batch_size = data.config.val_batch_size or data.config.batch_size
+    sampler = OrderedSampler(len(data.val), batch_size, rank, world)
+    return Batches(data.val, sampler, data, device, dtype, memory_format, skip_empty=True)
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:  # noqa: ARG001 - the loader gives its number
+    # Ctrl-C and many job managers signal the whole process group; a worker that died of it would fail the step that
+    # the trainer still has to finish. Workers end with their trainer.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,91 @@
+"""The run record: JSON lines, one an event, complete up to the last line that was written.
+
+Events and their fields: `start` (versions, hardware, recipe), `resume`, `step`, `epoch`, `skipped` (a broken image),
+`checkpoint`, `end`. Every event has `event`, `step` (optimizer steps taken) and `time` (seconds since 1970).
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+
+class RunRecord:
+    """Appends events to a file. A resumed run first drops the events that it will live through again.
+
+    Args:
+        path: The file.
+        resumed_step: Steps taken by the checkpoint that is resumed; None begins a new record.
+    """
+
+    def __init__(self, path: Path, resumed_step: int | None = None) -> None:
+        if resumed_step is None:
+            path.unlink(missing_ok=True)
+        else:
+            _truncate(path, resumed_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "RunRecord":
+        """Return itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def write(self, event: str, step: int, **fields: Any) -> None:
+        """Append an event, at once.
+
+        Args:
+            event: Its kind.
+            step: Optimizer steps taken.
+            fields: What JSON can hold.
+        """
+        line = {"event": event, "step": step, "time": round(time.time(), 3), **fields}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def read_record(path: Path) -> Iterator[dict[str, Any]]:
+    """Read the events of a record.
+
+    Args:
+        path: The file.
+
+    Yields:
+        Each event. A last line that a killed process left unfinished is passed over.
+    """
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def surroundings() -> dict[str, Any]:
+    """Say what a run runs on.
+
+    Returns:
+        Versions of the libraries that decide its numbers, and the hardware.
+    """
+    packages = ("stillbit", "torch", "torchvision", "timm", "accelerate", "numpy")
+    versions = {name: metadata.version(name) for name in packages}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "hardware": {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+    }
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Keep the events up to a step: a checkpoint is the last thing that a step leaves behind."""
+    kept = [event for event in read_record(path) if event["step"] <= step] if path.exists() else []
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,111 @@
+"""Which samples a rank sees, in which order.
+
+The order of an epoch is one stream that depends on the seed and the epoch alone. It is cut into micro-batches of
+`batch_size`; within a step, micro-batch `a * world + r` is the a-th of rank r. So two ranks see exactly what one process
+sees that accumulates two micro-batches, and a run can begin at any step without decoding what came before.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from stillbit.errors import DataError
+from stillbit.training.seeding import ORDER, derive_seed
+
+
+class SampleKey(NamedTuple):
+    """What a sampler gives to a dataset: where the sample is, and the seed of its augmentation."""
+
+    seed: int
+    sample: int
+
+
+class StepSampler(Sampler[list[SampleKey]]):
+    """Micro-batches of one rank in a shuffled stream; whole optimizer steps only.
+
+    Samples that fill no whole step are left out of that epoch; the next one shuffles anew.
+
+    Args:
+        num_samples: Size of the data set.
+        batch_size: Samples of a micro-batch.
+        seed: Seed of the run.
+        accumulation: Micro-batches that a rank accumulates for one step.
+        rank: This process, 0 to world - 1.
+        world: Number of processes.
+
+    Raises:
+        DataError: If the data set does not fill one step.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, accumulation: int = 1, rank: int = 0, world: int = 1) -> None:
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._accumulation = accumulation
+        self._rank = rank
+        self._world = world
+        self._stream = (ORDER, 0)
+        self._steps = range(self.steps_per_epoch)
+        if not self._steps:
+            needed = batch_size * accumulation * world
+            raise DataError(f"training data: {num_samples} images given, one step needs {needed}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self._num_samples // (self._batch_size * self._accumulation * self._world)
+
+    def begin(self, epoch: int, first_step: int = 0, num_steps: int | None = None, purpose: int = ORDER) -> None:
+        """Choose what the next iteration gives.
+
+        Args:
+            epoch: Selects the stream.
+            first_step: Steps of the stream to leave out.
+            num_steps: Steps to give, at most; None means all.
+            purpose: Selects the stream, see `stillbit.training.seeding`.
+        """
+        end = self.steps_per_epoch if num_steps is None else min(first_step + num_steps, self.steps_per_epoch)
+        self._stream = (purpose, epoch)
+        self._steps = range(first_step, end)
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches of this rank."""
+        return len(self._steps) * self._accumulation
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Give this rank's micro-batches."""
+        generator = np.random.default_rng(derive_seed(self._seed, *self._stream))
+        order = generator.permutation(self._num_samples)
+        seeds = generator.integers(0, 2**63, self._num_samples)
+        for step in self._steps:
+            for a in range(self._accumulation):
+                micro_batch = (step * self._accumulation + a) * self._world + self._rank
+                part = slice(micro_batch * self._batch_size, (micro_batch + 1) * self._batch_size)
+                pairs = zip(seeds[part].tolist(), order[part].tolist(), strict=True)
+                yield [SampleKey(seed, index) for seed, index in pairs]
+
+
+class OrderedSampler(Sampler[list[SampleKey]]):
+    """Every sample once, in order, dealt out to the ranks one by one; nothing is padded or left out.
+
+    Args:
+        num_samples: Size of the data set.
+        batch_size: Samples of a batch; the last one may be smaller.
+        rank: This process, 0 to world - 1.
+        world: Number of processes.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self._indices = range(rank, num_samples, world)
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        """Return the number of batches of this rank."""
+        return -(-len(self._indices) // self._batch_size)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Give this rank's batches."""
+        for first in range(0, len(self._indices), self._batch_size):
+            yield [SampleKey(index, index) for index in self._indices[first : first + self._batch_size]]

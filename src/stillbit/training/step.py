@@ -1,0 +1,136 @@
+"""One optimizer step: gradients of all its micro-batches, then the update."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stillbit.training.augment import AugmentConfig, Mixed, mix
+from stillbit.training.config import TrainingConfig
+from stillbit.training.evaluate import check_num_classes
+from stillbit.training.processes import autocast
+from stillbit.training.seeding import MICRO_BATCH, derive_seed, seed_all
+
+if TYPE_CHECKING:
+    from stillbit.oscillation import Method
+
+
+class StepFigures(NamedTuple):
+    """What a step measured, over all its micro-batches and all ranks."""
+
+    loss: float
+    correct: float
+    images: float
+    told_to_stop: bool
+
+
+class Stepper:
+    """Takes optimizer steps.
+
+    Args:
+        network: The model as it is trained: wrapped for several processes, compiled.
+        optimizer: Steps once a call of `update`.
+        scaler: Of the loss; does nothing unless the precision is fp16.
+        accelerator: Joins the processes.
+        config: Accumulation, label smoothing, clipping, seed.
+        augment: Mixup and cutmix.
+        num_classes: Classes of the data.
+        methods: Their penalties are added to the loss where they ask for it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        accelerator: Accelerator,
+        config: TrainingConfig,
+        augment: AugmentConfig,
+        num_classes: int,
+        methods: Sequence["Method"],
+    ) -> None:
+        self._network = network
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._accelerator = accelerator
+        self._config = config
+        self._augment = augment
+        self._num_classes = num_classes
+        self._methods = methods
+
+    def accumulate(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], *, told_to_stop: bool = False) -> StepFigures:
+        """Compute the gradients of a step.
+
+        Args:
+            step: Its number, counted from 1.
+            batches: Gives this rank's micro-batches.
+            told_to_stop: Whether this rank got a signal; all ranks learn whether any did.
+
+        Returns:
+            The mean loss (without penalties) and counts.
+        """
+        self._optimizer.zero_grad()
+        micro_batches = [self._micro_batch(step, number, batches) for number in range(self._config.accumulation)]
+        sums = torch.stack(micro_batches).sum(0)
+        flag = sums.new_tensor([float(told_to_stop)])
+        loss, correct, images, flags = self._accelerator.reduce(torch.cat([sums, flag]), reduction="sum").tolist()
+        num_micro_batches = self._config.accumulation * self._accelerator.num_processes
+        return StepFigures(loss / num_micro_batches, correct, images, flags > 0)
+
+    def update(self) -> None:
+        """Clip the gradients, and step."""
+        if self._config.clip_gradient_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_gradient_norm)
+        self._scaler.step(self._optimizer)  # leaves the step out where an fp16 gradient has overflown
+        self._scaler.update()
+
+    def mix_and_seed(self, step: int, number: int, images: Tensor, labels: Tensor) -> Mixed:
+        """Mix a micro-batch and seed dropout, by its place in the run alone.
+
+        Args:
+            step: Number of the step, counted from 1.
+            number: Which of this rank's micro-batches of the step.
+            images: (N, C, H, W).
+            labels: (N).
+
+        Returns:
+            The mixed micro-batch.
+        """
+        place = number * self._accelerator.num_processes + self._accelerator.process_index
+        seed = derive_seed(self._config.seed, MICRO_BATCH, step, place)
+        seed_all(seed)
+        return mix(images, labels, self._augment, seed)
+
+    def _micro_batch(self, step: int, number: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
+        images, labels = next(batches)
+        batch = self.mix_and_seed(step, number, images, labels)
+        with self._synchronized(number == self._config.accumulation - 1):
+            with autocast(self._config, images.device):
+                logits = self._network(batch.images)
+            check_num_classes(logits, self._num_classes)
+            loss = self._cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), batch)
+            self._scaler.scale((loss + self._penalty(step)) / self._config.accumulation).backward()  # type: ignore[no-untyped-call]
+        correct = (logits.argmax(1) == batch.labels).sum()
+        return torch.stack([loss.detach().double(), correct.double(), loss.new_tensor(len(logits)).double()])
+
+    def _cross_entropy(self, logits: Tensor, batch: Mixed) -> Tensor:
+        smoothing = self._config.label_smoothing
+        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        if batch.share == 1.0:
+            return loss
+        other = functional.cross_entropy(logits, batch.other_labels, label_smoothing=smoothing)
+        return batch.share * loss + (1.0 - batch.share) * other
+
+    def _penalty(self, step: int) -> Tensor | float:
+        penalties = [method.penalty(step) for method in self._methods if getattr(method, "in_loss", False)]
+        return sum((penalty for penalty in penalties if penalty is not None), start=0.0)
+
+    def _synchronized(self, last: bool) -> AbstractContextManager[Any]:
+        # Gradients are averaged over the ranks once a step, in its last backward pass.
+        context: AbstractContextManager[Any] = nullcontext() if last else self._accelerator.no_sync(self._network)
+        return context
