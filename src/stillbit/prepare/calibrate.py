@@ -46,7 +46,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, batches: int = 1) -> N
         for batch in _common_batches(loader, batches, reference):
             ranges.begin_batch()
             x = model_input(batch, reference)
-            if isinstance(x, Tensor) and not x.isfinite().all():
+            if isinstance(x, Tensor) and not _everywhere(bool(x.isfinite().all()), reference):
                 raise DataError(f"calibration batch {ranges.batch} is not finite: the model's input holds NaN or infinity")
             model(x)
         ranges.check_complete()
@@ -101,9 +101,14 @@ def _common_batches(loader: Iterable[Any], batches: int, like: Tensor) -> Iterat
     own = iter(loader)
     for _ in range(batches):
         batch = next(own, None)
-        if not minimum_over_ranks(torch.tensor(float(batch is not None), device=like.device)):
+        if not _everywhere(batch is not None, like):
             return
         yield batch
+
+
+def _everywhere(condition: bool, like: Tensor) -> bool:
+    """Whether a condition holds on all ranks."""
+    return bool(minimum_over_ranks(torch.tensor(float(condition), device=like.device)))
 
 
 @contextmanager

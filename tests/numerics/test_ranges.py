@@ -1,0 +1,62 @@
+from typing import Any
+
+import pytest
+import torch
+
+from stillbit.errors import RecipeError
+from stillbit.numerics.ranges import CurrentMinMax, MSEGoldenSection, MSEGrid, RangeConfig, RunningMinMax
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        ({}, MSEGrid),
+        ({"search": "golden_section"}, MSEGoldenSection),
+        ({"estimator": "current_minmax", "percentile": 1.0}, CurrentMinMax),
+        ({"estimator": "running_minmax", "momentum": 0.5}, RunningMinMax),
+    ],
+    ids=["mse_grid", "mse_golden_section", "current_minmax", "running_minmax"],
+)
+def test_each_estimator_gets_its_settings(settings: dict[str, Any], kind: type) -> None:
+    estimator = RangeConfig(**settings).build(symmetric=True, bits=4, channel_axis=1)
+    assert type(estimator) is kind
+    assert estimator.channel_axis == 1
+    for name in settings.keys() - {"estimator", "search"}:
+        assert getattr(estimator, name) == settings[name]
+
+
+def test_mse_settings_reach_the_search() -> None:
+    estimator = RangeConfig(candidates=7, margin=0.1, margin_mode="relative").build(symmetric=False, bits=3)
+    assert isinstance(estimator, MSEGrid)
+    found = (estimator.candidates, estimator.margin, estimator.margin_mode, estimator.symmetric, estimator.bits)
+    assert found == (7, 0.1, "relative", False, 3)
+
+
+def test_each_build_is_fresh() -> None:
+    config = RangeConfig()
+    first, second = (config.build(symmetric=True, bits=4) for _ in range(2))
+    first.update(torch.ones(3))
+    assert isinstance(second, MSEGrid)
+    assert second.losses is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"estimator": "max"}, "estimator is 'max'; allowed are mse, current_minmax, running_minmax"),
+        ({"search": "random"}, "search is 'random'; allowed are grid, golden_section"),
+        ({"candidates": 0}, "candidates is 0; allowed are whole numbers from 1"),
+        ({"margin": -0.1}, "margin is -0.1; allowed are numbers from 0"),
+        ({"margin_mode": "x"}, "margin_mode is 'x'; allowed are absolute, relative"),
+        ({"estimator": "current_minmax", "percentile": 50}, "percentile is 50; allowed are numbers between 0 and 50"),
+        ({"estimator": "running_minmax", "momentum": 1.0}, "momentum is 1.0; allowed are numbers from 0 to below 1"),
+        ({"percentile": 1.0}, "percentile is read by the estimator 'current_minmax' only; the estimator is 'mse'"),
+        ({"momentum": 0.5}, "momentum is read by the estimator 'running_minmax' only; the estimator is 'mse'"),
+        ({"estimator": "current_minmax", "candidates": 50}, "candidates is read by the estimator 'mse' only"),
+    ],
+    ids=lambda given: str(given) if isinstance(given, dict) else "",
+)
+def test_bad_settings_are_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        RangeConfig(**settings)
+    assert message in str(refused.value)
