@@ -6,6 +6,8 @@ view `(outer, scale, inner)`. Neither moves data where the tensor is dense in an
     x (64, 3, 3, 3), scale (1)              -> x (1728),          scale (1)
     x (64, 3, 3, 3), scale (64, 1, 1, 1)    -> x (1, 64, 27),     scale (1, 64, 1)
     x (8, 197, 192), scale (1, 197, 1)      -> x (8, 197, 192),   scale (1, 197, 1)
+
+While a whole model is being compiled tensors stay as they are: its compiler knows every shape, and keeps the memory order itself.
 """
 
 import math
@@ -65,14 +67,16 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
     Raises:
         StillbitError: If the scale does not fit the tensor.
     """
-    order = _memory_order(x)
-    if scale.numel() == 1:
-        return Layout(order, (-1,), (1,), (0,))
-    plain = range(x.dim())
     kept = _kept_axes(x, scale)
+    if torch.compiler.is_compiling():
+        reduced = tuple(axis for axis in range(x.dim()) if axis not in kept)
+        return Layout(None, tuple(x.shape), tuple(scale.shape) if kept else (1,) * x.dim(), reduced)
+    order = _memory_order(x)
+    if not kept:
+        return Layout(order, (-1,), (1,), (0,))
     if order is not None and not _neighbours([order.index(axis) for axis in kept]):
         order = None  # such as one scale a sample and channel, in channels-last memory: the view is a copy
-    axes = plain if order is None else order
+    axes = range(x.dim()) if order is None else order
     places = sorted(axes.index(axis) for axis in kept)
     if not _neighbours(places):
         raise StillbitError(f"a scale of shape {tuple(scale.shape)} varies along axes that are not neighbours")
@@ -83,7 +87,9 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
 
 
 def _kept_axes(x: Tensor, scale: Tensor) -> list[int]:
-    """Gives the axes along which the scale varies."""
+    """Gives the axes along which the scale varies: none for a scale of one element, whatever its shape."""
+    if scale.numel() == 1:
+        return []
     fits = scale.dim() == x.dim() and all(size in (1, whole) for size, whole in zip(scale.shape, x.shape, strict=True))
     if not fits:
         raise StillbitError(
@@ -99,7 +105,8 @@ def _neighbours(places: Sequence[int]) -> bool:
 
 def _memory_order(x: Tensor) -> tuple[int, ...] | None:
     """Gives the axes from slowest to fastest, or None for a contiguous tensor (and one with gaps, which a view must copy)."""
-    if x.is_contiguous() or not torch.ops.aten.is_non_overlapping_and_dense(x):
+    if x.is_contiguous():
         return None
     strides = x.stride()
-    return tuple(sorted(range(x.dim()), key=lambda axis: -strides[axis]))
+    order = tuple(sorted(range(x.dim()), key=lambda axis: -strides[axis]))
+    return order if x.permute(order).is_contiguous() else None
