@@ -1,8 +1,7 @@
 """The small network of the demo and of the `digits_*` recipes."""
 
-import torch.nn as nn
-from timm.models._efficientnet_builder import decode_arch_def
-from timm.models.efficientnet import EfficientNet
+from timm.models.efficientnet import EfficientNet, decode_arch_def
+from torch import nn
 
 # Blocks of MobileNetV2 in timm's notation: repeats, kernel, stride, expansion, width; one list a resolution.
 _STAGES = [

@@ -1,0 +1,67 @@
+"""Find a recipe, lay overrides over it, and make it a `Recipe`; or write a `Recipe` back as YAML."""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from stillbit.errors import RecipeError
+from stillbit.recipes import catalog, document
+from stillbit.recipes.mapping import from_mapping, to_mapping
+from stillbit.recipes.schema import Recipe
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: A shipped recipe (`stillbit recipes` lists them), or the path of a YAML file.
+        overrides: Assignments `key.path=value`, the value in YAML; of two for one key the last holds.
+
+    Returns:
+        The complete recipe; what neither the file nor an override says has its default.
+
+    Raises:
+        RecipeError: If there is no such recipe, a key is unknown, or a value has the wrong type or is out of range.
+    """
+    return resolve(document.parse(catalog.text(name), origin=name), overrides)
+
+
+def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:
+    """Make a recipe of what a document holds.
+
+    Args:
+        content: What a recipe's YAML parses to, or what a checkpoint keeps of its recipe; it is not changed.
+        overrides: As of `load`.
+
+    Returns:
+        The complete recipe.
+
+    Raises:
+        RecipeError: As of `load`.
+    """
+    if not isinstance(content, Mapping):
+        return from_mapping(Recipe, content)  # says what is allowed
+    mapping = deepcopy(dict(content))
+    for override in overrides:
+        _assign(mapping, override)
+    return from_mapping(Recipe, mapping)
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe with all its values, defaults too; `load` of that text gives an equal recipe."""
+    return document.render(to_mapping(recipe))
+
+
+def _assign(mapping: dict[str, Any], override: str) -> None:
+    path, equals, value = override.partition("=")
+    *parents, last = path.split(".")
+    if not equals or not all([*parents, last]):
+        raise RecipeError(f"override '{override}': allowed: key.path=value, as in training.epochs=3")
+    for depth, key in enumerate(parents, start=1):
+        inner = mapping.get(key)
+        if inner is None:  # a section that the recipe leaves out, or switches off
+            inner = mapping[key] = {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"override '{override}': {'.'.join(parents[:depth])} is a value; allowed: a section")
+        mapping = inner
+    mapping[last] = document.parse(value, origin=f"override '{override}'")

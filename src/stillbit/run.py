@@ -1,0 +1,237 @@
+"""The assembly root: a recipe becomes model, data, optimizer and methods, and these a run. It alone knows every room.
+
+A run folder holds `recipe.yaml` (complete, defaults written out), `record.jsonl`, `last.pt`, `best.pt`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from stillbit.errors import CheckpointError, RecipeError
+from stillbit.oscillation import Method, TrackingConfig
+from stillbit.prepare import Coverage, prepare, scales, weights
+from stillbit.prepare.calibrate import calibrate
+from stillbit.recipes.load import dump, load, resolve
+from stillbit.recipes.mapping import to_mapping
+from stillbit.recipes.model import build_model
+from stillbit.recipes.schema import Recipe
+from stillbit.training import checkpoint
+from stillbit.training.batches import calibration_batches, validation_batches
+from stillbit.training.data import Data, load_data
+from stillbit.training.evaluate import Evaluation, evaluate
+from stillbit.training.loop import BEST, LAST, fit
+from stillbit.training.optim import JointOptimizer, build_optimizer
+from stillbit.training.processes import autocast, memory_format, place, start_processes, training_dtype
+from stillbit.training.rates import ScheduleConfig
+from stillbit.training.sampler import StepSampler
+from stillbit.training.seeding import seed_all
+
+RECIPE = "recipe.yaml"
+
+# What a resumed run may have otherwise than before: nothing of it changes a number.
+_MAY_CHANGE = (
+    "data.root",
+    "data.download",
+    "data.workers",
+    "data.val_batch_size",
+    "model.weights",
+    "training.checkpoint_every",
+    "training.log_every",
+    "training.tensorboard",
+)
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything that a recipe makes, ready for its first step.
+
+    Args:
+        model: On its device; prepared and calibrated, unless the recipe is one in full precision.
+        data: Both splits.
+        optimizer: Over weights and scales.
+        methods: Attached to the optimizer.
+        coverage: What is quantized; None in full precision.
+    """
+
+    model: nn.Module
+    data: Data
+    optimizer: JointOptimizer
+    methods: tuple[Method, ...]
+    coverage: Coverage | None
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False) -> dict[str, float]:
+    """Train a recipe into a run folder. Under torchrun, call it in every process.
+
+    Args:
+        recipe: What to train.
+        folder: The run folder; made if it is missing.
+        resume: Continue the run in it. A run that was stopped before its first checkpoint begins anew.
+
+    Returns:
+        Figures of the last epoch.
+
+    Raises:
+        CheckpointError: If the folder holds a run and `resume` is not asked for, or no run and it is.
+        RecipeError: If the run in the folder has another recipe, or the recipe does not fit its data or device.
+        StillbitError: Whatever building or training meets.
+    """
+    _check_folder(recipe, folder, resume=resume)
+    start = folder / LAST if resume and (folder / LAST).exists() else None
+    parts = assemble(recipe, start=start)
+    processes = start_processes(recipe.training)
+    if processes.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / RECIPE, dump(recipe))
+    position = fit(
+        parts.model,
+        parts.optimizer,
+        parts.data,
+        recipe.training,
+        directory=folder,
+        methods=parts.methods,
+        schedules=_schedules(recipe, parts.optimizer),
+        recipe=to_mapping(recipe),
+        resume=start is not None,
+    )
+    return dict(position.history[-1])
+
+
+def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
+    """Evaluate a trained network on its validation split. Nothing is written.
+
+    Args:
+        path: A run folder, of which the last checkpoint counts, or a checkpoint.
+        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
+
+    Returns:
+        Loss, accuracies and number of images.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or the overrides make another model of its recipe.
+        StillbitError: Whatever building or evaluating meets.
+    """
+    file = path / LAST if path.is_dir() else path
+    recipe = resolve(checkpoint.read(file)["recipe"], overrides)
+    processes = start_processes(recipe.training)
+    data = load_data(recipe.data)
+    model, _ = _build_model(recipe, data, start=file)
+    settings = recipe.training
+    batches = validation_batches(
+        data,
+        processes.device,
+        training_dtype(settings),
+        memory_format(settings),
+        processes.process_index,
+        processes.num_processes,
+    )
+    with autocast(settings, processes.device):
+        return evaluate(model, batches, data.num_classes)
+
+
+def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
+    """Build what a recipe names. Under torchrun, call it in every process.
+
+    Args:
+        recipe: What to build.
+        start: A checkpoint whose model takes the place of float weights and calibration.
+
+    Returns:
+        The parts, the methods attached.
+
+    Raises:
+        StillbitError: Whatever building meets.
+    """
+    processes = start_processes(recipe.training)
+    data = load_data(recipe.data)
+    model, coverage = _build_model(recipe, data, start)
+    optimizer = build_optimizer(weights(model), scales(model), recipe.optimizer, recipe.scale_optimizer)
+    methods = _build_methods(recipe, model, _num_steps(recipe, data, processes))
+    for method in methods:
+        method.attach(optimizer)
+    return Assembly(model, data, optimizer, methods, coverage)
+
+
+def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Module, Coverage | None]:
+    """Return the model, placed, with ranges, and its coverage."""
+    seed_all(recipe.training.seed)
+    named = recipe.model if start is None else replace(recipe.model, weights="random")
+    model = build_model(named, num_classes=data.num_classes, channels=recipe.data.channels)
+    device = place(model, recipe.training)
+    coverage = None
+    if recipe.quantization is not None:
+        size = recipe.data.image_size
+        example = torch.zeros(1, recipe.data.channels, size, size, device=device, dtype=training_dtype(recipe.training))
+        coverage = prepare(model, recipe.quantization, example=example)
+    if start is not None:
+        checkpoint.load_model(model, start)
+    elif coverage is not None:
+        processes = start_processes(recipe.training)
+        rank, world = processes.process_index, processes.num_processes
+        batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
+        calibrate(model, batches, batches=recipe.calibration.batches)
+    return model, coverage
+
+
+def _build_methods(recipe: Recipe, model: nn.Module, steps: int) -> tuple[Method, ...]:
+    """Return dampening if asked for, one method that tracks, and recording if asked for, in this order at each step."""
+    if recipe.quantization is None:
+        return ()
+    wanted = (recipe.dampening, recipe.freezing or recipe.tracking or TrackingConfig(), recipe.recording)
+    return tuple(config.build(model, steps) for config in wanted if config is not None)
+
+
+def _num_steps(recipe: Recipe, data: Data, processes: Accelerator) -> int:
+    settings = recipe.training
+    rank, world = processes.process_index, processes.num_processes
+    sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
+    return settings.epochs * sampler.steps_per_epoch
+
+
+def _schedules(recipe: Recipe, optimizer: JointOptimizer) -> tuple[ScheduleConfig, ...]:
+    """Return one schedule a parameter group: weights first, scales second."""
+    of_scales = recipe.scale_optimizer or recipe.optimizer
+    return (recipe.optimizer.schedule, of_scales.schedule)[: len(optimizer.param_groups)]
+
+
+def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Refuse to overwrite a run, and to continue one as another."""
+    if not (folder / RECIPE).exists():
+        if resume:
+            raise CheckpointError(f"run folder {folder}: no run to resume (it has no {RECIPE})")
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"run folder {folder}: is a file; allowed: a new or an empty folder")
+        for name in (LAST, BEST):
+            if (folder / name).exists():
+                raise CheckpointError(f"run folder {folder}: holds {name} already; allowed: a new or an empty folder")
+        return
+    if not resume:
+        raise CheckpointError(f"run folder {folder}: holds a run already; continue it by --resume, or give another by --run")
+    before, now = (dict(_leaves(to_mapping(one))) for one in (load(str(folder / RECIPE)), recipe))
+    for path in [*now, *before]:
+        if before.get(path) != now.get(path) and path not in _MAY_CHANGE:
+            raise RecipeError(f"{path} is {now.get(path)}, and {before.get(path)} in the run that {folder} holds; allowed: the same recipe")
+
+
+def _leaves(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"run folder {path.parent}: {path.name} cannot be written ({error.strerror})") from None
