@@ -1,0 +1,211 @@
+import copy
+import logging
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stillbit.errors import CheckpointError, PrepareError, RecipeError
+from stillbit.oscillation import Freezing, FreezingConfig, Tracking
+from stillbit.quantizers import weight_sites
+from tests.oscillation.small_models import calibrated, linear, network, one_weight, place, sgd, train
+
+FREE = -128
+OSCILLATION = (0.2, 0.4, 0.2)  # codes 1, 2, 1
+
+
+def drive(freezing: Freezing, *weights: float) -> Tensor:
+    """Drives a one-weight model by hand, and gives its pin."""
+    for weight in weights:
+        place(freezing.model, weight)
+        freezing.after_step(1)
+    return freezing.model[0].weight_quantizer.pins
+
+
+@pytest.mark.parametrize(
+    ("momentum", "pinned"), [pytest.param(0.1, False, id="at-the-threshold"), pytest.param(0.11, True, id="above")]
+)
+def test_the_threshold_is_strict_in_float32(momentum: float, pinned: bool) -> None:
+    freezing = Freezing(one_weight(), threshold=0.1, ema_momentum=momentum)
+    assert (drive(freezing, *OSCILLATION).item() != FREE) == pinned
+
+
+def test_nothing_freezes_at_threshold_zero() -> None:
+    assert drive(Freezing(one_weight(), threshold=0.0, ema_momentum=0.5), *OSCILLATION).item() == FREE
+
+
+def test_the_threshold_is_that_of_the_step() -> None:
+    freezing = Freezing(one_weight(), threshold=lambda step: 0.01 if step == 2 else 0.0, ema_momentum=0.5)
+    assert drive(freezing, *OSCILLATION).item() == FREE
+    freezing.after_step(2)
+    assert drive(freezing).item() != FREE
+
+
+@pytest.mark.parametrize(
+    ("use_ema", "published", "code"),
+    [
+        pytest.param(True, False, 1, id="average"),
+        pytest.param(False, False, 2, id="current"),
+        pytest.param(True, True, 2, id="published-average-has-no-past"),
+    ],
+)
+def test_a_weight_is_pinned_to_where_it_spends_its_time(use_ema: bool, published: bool, code: int) -> None:
+    freezing = Freezing(
+        one_weight(), threshold=lambda step: 0.1 if step == 2 else 0.0, ema_momentum=0.2, use_ema=use_ema, published=published
+    )
+    assert drive(freezing, *[0.2] * 10, 0.4, 0.2, 0.4).item() == FREE
+    freezing.after_step(2)
+    assert drive(freezing).item() == code
+
+
+def test_a_pin_stays_unless_published() -> None:
+    """While the frequency is high, the reference rewrites the pin; the average has moved on to the pin's other side."""
+    pins = {}
+    for published in (False, True):
+        freezing = Freezing(one_weight(), threshold=0.1, ema_momentum=0.3, published=published)
+        pins[published] = {drive(freezing, weight).item() for weight in (0.2, 0.4, 0.4) * 4} - {FREE}
+    assert len(pins[False]) == 1
+    assert len(pins[True]) > 1
+
+
+def test_pinned_latents_are_rewritten_to_their_value() -> None:
+    model = one_weight()
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2)
+    drive(freezing, *OSCILLATION)
+    place(model, 0.55)
+    freezing.after_step(1)
+    pinned = model[0].weight.detach().clone()
+    output = model(torch.ones(1, 1))
+    model[0].weight_quantizer.pins.fill_(FREE)
+    assert pinned.item() == pytest.approx(0.2)
+    assert torch.equal(model(torch.ones(1, 1)), output)
+
+
+def test_published_latents_keep_moving() -> None:
+    model = one_weight()
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2, published=True)
+    drive(freezing, *OSCILLATION)
+    place(model, 0.55)
+    freezing.after_step(1)
+    assert model[0].weight.item() == pytest.approx(0.55)
+
+
+def test_free_latents_are_not_touched() -> None:
+    model = network()
+    weight = model[0].weight.detach().clone()
+    Freezing(model, threshold=0.1).after_step(1)
+    assert torch.equal(model[0].weight, weight)
+
+
+class Product(nn.Module):
+    """A layer whose latent is a product of two parameters; nobody can write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.tensor([[0.2]])), nn.Parameter(torch.tensor([[1.0]]))
+        self.quantizer = calibrated(3, 0.2)
+
+    def weight_sites(self, name: str) -> tuple["ProductSite", ...]:
+        return (ProductSite(name, self),)
+
+
+class ProductSite:
+    output_axis = 0
+
+    def __init__(self, name: str, layer: Product) -> None:
+        self.name, self.layer, self.quantizer, self.parameters = name, layer, layer.quantizer, (layer.left, layer.right)
+
+    def latent(self) -> Tensor:
+        return self.layer.left @ self.layer.right
+
+    def add_gradient(self, gradient: Tensor) -> None:
+        raise NotImplementedError
+
+    def write(self, mask: Tensor, value: Tensor) -> None:
+        raise NotImplementedError
+
+
+def test_a_derived_site_is_pinned_and_not_written() -> None:
+    model = nn.Sequential(Product())
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2)
+    for weight in OSCILLATION:
+        with torch.no_grad():
+            model[0].left.fill_(weight)
+        freezing.after_step(1)
+    assert model[0].quantizer.pins.item() == 1
+
+
+def test_metrics() -> None:
+    model = nn.Sequential(*[linear(torch.full((1, size), 0.2), calibrated(3, 0.2)) for size in (1, 3)])
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2)
+    drive(freezing, *OSCILLATION)
+    assert freezing.metrics() == {"oscillating": 0.0, "frozen": 0.25}
+    assert freezing.layer_metrics()["0"] == {"oscillating": 0.0, "frozen": 1.0}
+    assert freezing.layer_metrics()["1"] == {"oscillating": 0.0, "frozen": 0.0}
+
+
+def test_pins_travel_in_the_model_and_the_rest_in_the_method() -> None:
+    model = network()
+    optimizer = sgd(model)
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2).attach(optimizer)
+    train(model, optimizer, range(20))
+    assert 0.0 < freezing.metrics()["frozen"] < 1.0
+    assert "0.weight_quantizer.pins" in model.state_dict()
+    assert set(freezing.state_dict()["sites"]["0"]) == {"previous", "direction", "frequency", "total", "average_code"}
+
+
+def test_a_model_with_trackers_can_be_copied() -> None:
+    model = network()
+    optimizer = sgd(model)
+    Freezing(model, threshold=0.1, ema_momentum=0.2).attach(optimizer)
+    train(model, optimizer, range(5))
+    twin, x = copy.deepcopy(model), torch.randn(8, 2, 4, 4)
+    assert torch.equal(twin(x), model(x))
+
+
+def test_sites_of_a_wrapped_model_have_the_names_of_the_plain_one() -> None:
+    model = network()
+    freezing = Freezing(nn.ModuleDict({"module": model}), threshold=0.1)
+    assert [site.name for site in freezing.tracker.sites()] == [weight_sites(model)[0].name]
+
+
+def test_a_state_without_averages_is_refused() -> None:
+    tracking = Tracking(one_weight())
+    tracking.after_step(1)
+    with pytest.raises(CheckpointError, match="state of 0: no average_code"):
+        Freezing(one_weight(), threshold=0.1).load_state_dict(tracking.state_dict())
+
+
+def test_nothing_to_freeze_is_an_error() -> None:
+    with pytest.raises(PrepareError, match="no weight of at most 4 bits"):
+        Freezing(one_weight(bits=8), threshold=0.1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"threshold": 0.0}, {"threshold": 1.5}, {"final_threshold": -0.1}, {"begin": 1.1}, {"ema_momentum": 0.0}, {"max_bits": 8}],
+    ids=str,
+)
+def test_config_values_out_of_range_are_refused(given: dict[str, float]) -> None:
+    (name,) = given
+    with pytest.raises(RecipeError, match=f"{name} is .*; allowed: "):
+        FreezingConfig(**given)
+
+
+def test_config_builds_the_published_annealing() -> None:
+    config = FreezingConfig(threshold=0.2, final_threshold=0.05, begin=0.5, ema_momentum=0.02, max_bits=3, use_ema=False, published=True)
+    freezing = config.build(network(), steps=100)
+    assert [freezing.threshold(step) for step in (1, 49, 50, 100)] == [0.0, 0.0, 0.2, 0.05]
+    assert (freezing.tracker.ema_momentum, freezing.tracker.max_bits) == (0.02, 3)
+    assert (freezing.use_ema, freezing.published) == (False, True)
+
+
+def test_without_a_final_threshold_it_stays() -> None:
+    freezing = FreezingConfig(threshold=0.2, final_threshold=None).build(network(), steps=100)
+    assert [freezing.threshold(step) for step in (24, 25, 60, 100)] == [0.0, 0.2, 0.2, 0.2]
+
+
+def test_a_threshold_that_one_oscillation_passes_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="stillbit"):
+        FreezingConfig(ema_momentum=0.02).build(network(), steps=100)
+    assert "0.01 is below ema_momentum 0.02" in caplog.text
