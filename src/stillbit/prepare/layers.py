@@ -1,5 +1,6 @@
 """Which float layer becomes which quantized layer: one table of exact types."""
 
+import math
 import sys
 from dataclasses import dataclass
 
@@ -77,6 +78,15 @@ def layer_kind(layer: nn.Module) -> LayerKind:
     depthwise = groups > 1 and groups == getattr(layer, "in_channels", 0)
     transposed = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
     return LayerKind(depthwise, 1 if transposed else 0)
+
+
+def kernel_elements(layer: nn.Module) -> int:
+    """Gives the number of elements of a layer's kernel over space: 9 for a 3x3 convolution, 1 for a linear layer.
+
+    >>> kernel_elements(nn.Conv2d(8, 8, 3))
+    9
+    """
+    return math.prod(getattr(layer, "kernel_size", ()))
 
 
 def scale_shape(weight: torch.Tensor, output_axis: int, *, per_channel: bool) -> tuple[int, ...]:

@@ -1,13 +1,148 @@
-"""Output quantizers."""
+"""Where a model's outputs can be quantized: the table of points, applied to the modules of one model."""
 
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from stillbit.prepare.policy import QuantConfig
+from stillbit.prepare.points_table import Feeds, Input, Join, Layer, Point, table_entry
+from stillbit.prepare.trace import run_example
 
 
-def add_output_quantizers(model: nn.Module, config: QuantConfig, order: list[str], example: Any) -> tuple[str, ...]:
-    """Adds the quantizers of outputs, sums and pools that the policy asks for; gives notes for the user."""
-    del model, config, order, example
-    return ()
+@dataclass(frozen=True)
+class Place:
+    """A point in a model.
+
+    Attributes:
+        module: Full name of a module.
+        before: Whether the module's input is meant, rather than its output.
+    """
+
+    module: str
+    before: bool = False
+
+
+@dataclass(frozen=True)
+class LayerOutput:
+    """The output of one layer.
+
+    Attributes:
+        place: Where it is final: behind norm and activation.
+        activation: Full name of the activation between norm and `place`; None where the table knows of none.
+        summed: Whether a sum reads it.
+        max_pooled: Whether a max pool reads it.
+    """
+
+    place: Place
+    activation: str | None
+    summed: bool
+    max_pooled: bool
+
+
+@dataclass(frozen=True)
+class Points:
+    """All points of a model.
+
+    Attributes:
+        layers: Outputs of layers, by the layer's name.
+        joins: Blocks that end in a sum or a product, by name.
+        pooled: Layers whose input is an average pool's output.
+    """
+
+    layers: dict[str, LayerOutput] = field(default_factory=dict)
+    joins: dict[str, Join] = field(default_factory=dict)
+    pooled: set[str] = field(default_factory=set)
+
+
+def find_points(model: nn.Module, layers: Collection[str]) -> Points:
+    """Looks every module up in the table.
+
+    Args:
+        model: A float model.
+        layers: Names of its layers.
+
+    Returns:
+        The points of all blocks that the table describes; none for a model of other classes.
+    """
+    points = Points()
+    for name, module in model.named_modules():
+        entry = table_entry(module)
+        if entry is None or not all(_does_nothing(module, path) for path in entry.identities):
+            continue
+        joined = entry.join is not None and (entry.join_if is None or bool(getattr(module, entry.join_if)))
+        if entry.join is not None and joined:
+            points.joins[name] = entry.join
+        for layer in entry.layers:
+            full_name = _resolve(name, module, layer.path)
+            if full_name is not None and full_name in layers:
+                points.layers[full_name] = _layer_output(name, module, layer, summed=joined and layer.feeds is Feeds.SUM)
+        pooled = (_resolve(name, module, path) for path in entry.pooled)
+        points.pooled.update(full_name for full_name in pooled if full_name is not None and full_name in layers)
+    return points
+
+
+def preceding_places(model: nn.Module, points: Points, layers: Collection[str], example: Any) -> dict[str, Place]:
+    """Runs the example and gives, for each layer, the place that was passed last before the layer's first call.
+
+    An average pool reads the tensor of this place if it stands between the two; so does the layer itself if nothing does.
+
+    Args:
+        model: A float model.
+        points: Its points.
+        layers: Names of the layers of interest.
+        example: The model's input.
+    """
+    passed: list[Place] = []
+    preceding: dict[str, Place] = {}
+
+    def note_layer(name: str) -> None:
+        if passed:
+            preceding.setdefault(name, passed[-1])
+
+    places = [output.place for output in points.layers.values()] + [Place(block) for block in points.joins]
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: note_layer(name)) for name in layers
+    ]
+    for place in places:
+        module = model.get_submodule(place.module)
+        register = module.register_forward_pre_hook if place.before else module.register_forward_hook
+        handles.append(register(lambda *_, place=place: passed.append(place)))
+    try:
+        run_example(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return preceding
+
+
+def _layer_output(name: str, block: nn.Module, layer: Layer, *, summed: bool) -> LayerOutput:
+    activation = None if layer.activation is None else _resolve(name, block, layer.activation)
+    return LayerOutput(_place(name, block, layer.point), activation, summed, layer.feeds is Feeds.MAX_POOL)
+
+
+def _place(name: str, block: nn.Module, point: Point) -> Place:
+    full_name = _resolve(name, block, point.module)
+    assert full_name is not None, f"the table's point {point} does not exist in {type(block).__name__} {name}"
+    return Place(full_name, isinstance(point, Input))
+
+
+def _does_nothing(block: nn.Module, path: str) -> bool:
+    return isinstance(getattr(block, path, None), nn.Identity | None)
+
+
+def _resolve(name: str, block: nn.Module, path: str) -> str | None:
+    """Gives the full name of a module by its path in the block, or None where the block lacks it."""
+    module, names = block, [name] if name else []
+    for part in path.split(".") if path else []:
+        children = list(module._modules)
+        child = part
+        if part.lstrip("-").isdigit():
+            index = int(part)
+            child = children[index] if -len(children) <= index < len(children) else ""
+        found = module._modules.get(child)
+        if found is None:
+            return None
+        module = found
+        names.append(child)
+    return ".".join(names)

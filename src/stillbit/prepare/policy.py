@@ -3,7 +3,7 @@
 | policy      | first layer | last layer | depthwise | activations                                                         |
 |-------------|-------------|------------|-----------|---------------------------------------------------------------------|
 | lsq_paper   | 8           | 8          | b         | input of each layer but the first; the classifier's at 8 bits        |
-| integer     | 8           | 8          | b         | as lsq_paper, and at 8 bits: image, sums, outputs before sum or pool |
+| integer     | 8           | 8          | b         | as lsq_paper, and at 8 bits what docs/policies.md lists              |
 | lsq         | 8           | 8          | b         | each layer's output and each sum; 8 bits before the pool; no logits  |
 | fp_logits   | b           | b          | b         | each layer's output and each sum; no logits                          |
 | all         | b           | b          | b         | each layer's output and each sum, logits included                    |
@@ -25,6 +25,7 @@ from stillbit.quantizers.lsq import LSQ
 from stillbit.quantizers.minmax import FixedRange
 
 FLOAT_BITS = 32
+INTEGER_BITS = 8  # what integer runtimes execute: the width of what the policy `integer` adds
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Policy:
         first_weight_bits: Width of the first layer's weight.
         last_weight_bits: Width of the last layer's weight.
         depthwise_weight_bits: Width of depthwise convolutions' weights.
-        last_input_bits: Width of the last layer's input (what the pool gives).
+        last_input_bits: Width of what the last layer reads, through a pool or not. If outputs are quantized, it is also the width of
+            the output of the layer called last before it.
         logits: Whether the last layer's output is quantized.
-        last_sum_bits: Width of the last residual sum.
         integer: Whether everything an integer runtime needs is quantized too, at 8 bits.
     """
 
@@ -48,14 +49,13 @@ class Policy:
     depthwise_weight_bits: int | None = None
     last_input_bits: int | None = None
     logits: bool = False
-    last_sum_bits: int | None = None
     integer: bool = False
 
 
 POLICIES: dict[str, Policy] = {
     "lsq_paper": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
     "integer": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, integer=True),
-    "lsq": Policy(inputs=False, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, last_sum_bits=8),
+    "lsq": Policy(inputs=False, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
     "fp_logits": Policy(inputs=False),
     "all": Policy(inputs=False, logits=True),
     "fc4": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, logits=True),
@@ -68,9 +68,10 @@ class Override:
     """An exception to the policy, by layer name.
 
     Attributes:
-        layers: Shell pattern of layer names, e.g. "blocks.0.*".
-        weight_bits: Width of the weights; None keeps the policy's; 32 leaves them in full precision with their input.
-        activation_bits: Width of the layer's input; None keeps the policy's; 32 leaves it in full precision.
+        layers: Shell pattern of layer names, e.g. "blocks.0.*". A block whose sum is quantized is a layer here, too.
+        weight_bits: Width of the weights; None keeps the policy's; 32 leaves them in full precision with their activations.
+        activation_bits: Width of the layer's input, or of its output if the policy quantizes outputs; None keeps the policy's; 32
+            leaves it in full precision.
     """
 
     layers: str

@@ -9,8 +9,9 @@ from stillbit.errors import PrepareError
 from stillbit.modules.adopt import adopt
 from stillbit.prepare.coverage import Coverage, Covered, measure_coverage
 from stillbit.prepare.layers import is_unsupported, layer_kind, quantized_type, scale_shape
-from stillbit.prepare.points import add_output_quantizers
-from stillbit.prepare.policy import FLOAT_BITS, POLICIES, QuantConfig
+from stillbit.prepare.outputs import attach_outputs, plan_outputs
+from stillbit.prepare.policy import FLOAT_BITS, INTEGER_BITS, POLICIES, Policy, QuantConfig
+from stillbit.prepare.rollback import structure_restored_on_error
 from stillbit.prepare.trace import call_order
 from stillbit.quantizers.base import Quantizer
 
@@ -29,7 +30,7 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
     """Quantizes a model in place: swaps its layers, adds activation quantizers, and proves by a run that each one is reached.
 
     Each layer keeps its name, its keys in the state dict and its Parameter objects. Quantizers have no range until `calibrate`, or
-    until a trained state is loaded.
+    until a trained state is loaded. If an error is raised, the model is as it was.
 
     Args:
         model: A float model.
@@ -40,24 +41,30 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
         What is quantized, and how.
 
     Raises:
-        PrepareError: For a model that is prepared already or holds a layer type that cannot be quantized, a quantizer that is never
-            reached or sees two shapes, or a model whose output changes by the swap alone.
+        PrepareError: For a model that is prepared already or holds a layer type that cannot be quantized, a policy that quantizes
+            outputs of a model outside the table of their places (points_table.py), a quantizer that is never reached or sees two
+            shapes, or a model whose output changes by the swap alone.
     """
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise PrepareError("the model is prepared already; prepare a float model")
     layers = _quantizable_layers(model, config)
     order, float_output = call_order(model, _multiplying_layers(model), example)
+    if not order:
+        raise PrepareError(f"the example reaches none of the model's layers ({', '.join(layers)})")
     plans = plan_layers(layers, order, config)
-    swapped = {name: _swap(model, name, plans[name], config) for name in layers}
-    notes = add_output_quantizers(model, config, order, example)
-    _label(model)
-    covered = _check_same_output(model, float_output, example)
-    weight_names = {f"{name}.weight_quantizer" for name in swapped}
+    outputs = plan_outputs(model, config, order, example)
+    with structure_restored_on_error(model):
+        for name in layers:
+            _swap(model, name, plans[name], config)
+        attach_outputs(model, outputs, config)
+        _label(model)
+        covered = _check_same_output(model, float_output, example)
+    weight_names = {f"{name}.weight_quantizer" for name in layers}
     return Coverage(
         weights=tuple(one for name, one in covered.items() if name in weight_names),
         activations=tuple(one for name, one in covered.items() if name not in weight_names),
-        float_layers=tuple(name for name in _multiplying_layers(model) if name not in swapped),
-        notes=notes,
+        float_layers=tuple(name for name in _multiplying_layers(model) if name not in layers),
+        notes=outputs.notes,
     )
 
 
@@ -85,15 +92,19 @@ def _plan(name: str, layer: nn.Module, order: list[str], config: QuantConfig) ->
         weight_bits = policy.first_weight_bits or weight_bits
     if last:
         weight_bits = policy.last_weight_bits or weight_bits
-    input_bits = config.activation_bits
-    if not policy.inputs or (first and not policy.integer) or input_bits == FLOAT_BITS:
-        input_bits = FLOAT_BITS
-    elif first:
-        input_bits = 8
-    elif last:
-        input_bits = policy.last_input_bits or input_bits
     override = config.override(name)
-    return LayerPlan(override.weight_bits or weight_bits, override.activation_bits or input_bits)
+    input_bits = FLOAT_BITS
+    if policy.inputs:
+        input_bits = override.activation_bits or _input_bits(config, policy, first=first, last=last)
+    return LayerPlan(override.weight_bits or weight_bits, input_bits)
+
+
+def _input_bits(config: QuantConfig, policy: Policy, *, first: bool, last: bool) -> int:
+    if config.activation_bits == FLOAT_BITS:
+        return FLOAT_BITS
+    if first:
+        return INTEGER_BITS if policy.integer else FLOAT_BITS
+    return (policy.last_input_bits if last else None) or config.activation_bits
 
 
 def _quantizable_layers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
@@ -119,7 +130,7 @@ def _multiplying_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if multiplies(module)}
 
 
-def _swap(model: nn.Module, name: str, plan: LayerPlan, config: QuantConfig) -> nn.Module:
+def _swap(model: nn.Module, name: str, plan: LayerPlan, config: QuantConfig) -> None:
     layer = model.get_submodule(name)
     kind = quantized_type(layer)
     weight = layer.weight
@@ -132,9 +143,10 @@ def _swap(model: nn.Module, name: str, plan: LayerPlan, config: QuantConfig) -> 
     input_quantizer = None if plan.input_bits == FLOAT_BITS else config.activation_quantizer(plan.input_bits).to(weight.device)
     quantized = adopt(kind, layer, weight_quantizer=weight_quantizer, input_quantizer=input_quantizer)
     quantized.train(layer.training)
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, quantized)
-    return quantized
+    for parent in list(model.modules()):  # a layer may have several parents
+        for child, module in parent._modules.items():
+            if module is layer:
+                parent._modules[child] = quantized
 
 
 def _label(model: nn.Module) -> None:
