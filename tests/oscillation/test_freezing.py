@@ -22,9 +22,7 @@ def drive(freezing: Freezing, *weights: float) -> Tensor:
     return freezing.model[0].weight_quantizer.pins
 
 
-@pytest.mark.parametrize(
-    ("momentum", "pinned"), [pytest.param(0.1, False, id="at-the-threshold"), pytest.param(0.11, True, id="above")]
-)
+@pytest.mark.parametrize(("momentum", "pinned"), [pytest.param(0.1, False, id="at-the-threshold"), pytest.param(0.11, True, id="above")])
 def test_the_threshold_is_strict_in_float32(momentum: float, pinned: bool) -> None:
     freezing = Freezing(one_weight(), threshold=0.1, ema_momentum=momentum)
     assert (drive(freezing, *OSCILLATION).item() != FREE) == pinned
