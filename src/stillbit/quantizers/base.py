@@ -85,7 +85,7 @@ class Quantizer(nn.Module, ABC):
             x_max: Largest latent, likewise.
 
         Raises:
-            PrepareError: If the range does not fit the scale, is not finite or upside down, or has negative latents at 1 bit.
+            PrepareError: If the range does not fit the scale, is not finite, or has negative latents at 1 bit.
         """
 
     def scale_gradient_factor(self, x: Tensor) -> float:
@@ -159,9 +159,8 @@ class Quantizer(nn.Module, ABC):
         if not low.numel() == high.numel() == count:
             given = low.numel() if low.numel() != count else high.numel()
             raise PrepareError(f"quantizer {self.label} has {count} scales and was given a range of {given} elements")
-        if not bool((low.isfinite() & high.isfinite() & (low <= high)).all()):
-            ends = f"{float(low.min())} to {float(high.max())}"
-            raise PrepareError(f"quantizer {self.label} was given the range {ends}; it must be finite and not upside down")
+        if not bool((low.isfinite() & high.isfinite()).all()):
+            raise PrepareError(f"quantizer {self.label} was given the range {float(low.min())} to {float(high.max())}; it must be finite")
         if self.bits == 1 and symmetric and bool((low < 0).any()):
             raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
         return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric)
