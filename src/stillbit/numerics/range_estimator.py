@@ -71,12 +71,11 @@ class RangeEstimator(ABC):
 
 
 def _smallest_and_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives each channel's extremes over all ranks; infinite ones where any rank holds a value that is not finite."""
+    """Gives each channel's extremes over all ranks; one of them is infinite where any rank holds a value that is not finite."""
     if len(rows) == 1:  # ten times as fast as along an axis
         smallest, largest = (end[None] for end in torch.aminmax(rows))
     else:
         smallest, largest = torch.aminmax(rows, dim=1)
     # A NaN would not survive every backend's minimum and maximum.
-    smallest = smallest.nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     largest = largest.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     return minimum_over_ranks(smallest), maximum_over_ranks(largest)
