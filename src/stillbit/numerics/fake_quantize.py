@@ -101,7 +101,7 @@ class _FakeQuantize(torch.autograd.Function):
         assert value is not None
         ctx.save_for_backward(x, scale, zero_point, pins, kept)
         ctx.options = options
-        return seen.restore(value, x)
+        return seen.restore(value, x).data  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
 
     @staticmethod
     @once_differentiable

@@ -98,7 +98,7 @@ class LSQ(Quantizer):
         if self.log_scale:
             return scale.exp()
         if self.published:
-            return scale.clamp(min=SCALE_FLOOR)
+            return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor hangs on the version of torch
         floored: Tensor = _Floor.apply(scale)
         return floored
 

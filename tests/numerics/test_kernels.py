@@ -1,0 +1,134 @@
+"""The compiled kernels against their eager twins, and how many of them a model needs."""
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochastic, compiling, fake_quantize, kernels
+from stillbit.numerics.kernels import FREE
+from stillbit.quantizers import LSQ
+
+SLOW = pytest.mark.slow  # a cold compilation takes some seconds
+
+
+@pytest.fixture
+def _always_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(kernels, "_COMPILE_FROM", 1)
+    compiling._twin.cache_clear()
+    torch._dynamo.reset()
+    yield
+    compiling._twin.cache_clear()
+
+
+@pytest.fixture(params=["eager", pytest.param("inductor", marks=SLOW)])
+def _any_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _always_compiled: None) -> None:
+    """Dynamo decides what is compiled anew, before any backend, so that the fastest backend shows it too."""
+    options = {"backend": "eager"} if request.param == "eager" else {"options": compiling._inductor_options()}
+    compile_with = functools.partial(torch.compile, dynamic=True, fullgraph=True, **options)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile_with(function))
+
+
+def num_compiled() -> int:
+    return counters["stats"]["unique_graphs"]
+
+
+def run(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, rounding: Rounding) -> tuple[Tensor, ...]:
+    """Gives values and gradients."""
+    torch.manual_seed(0)
+    learned = [tensor.detach().requires_grad_() for tensor in (x, scale, zero_point) if tensor is not None]
+    grid = Grid(learned[1], 0 if zero_point is None else learned[2], 0.0, *((-8, 7) if zero_point is None else (0, 15)))
+    output = fake_quantize(learned[0], grid, pins=pins, rounding=rounding)
+    return output.detach(), *torch.autograd.grad(output, learned, torch.randn_like(output))
+
+
+@pytest.mark.parametrize(
+    ("rounding", "scale_shape", "asymmetric", "pinned"),
+    [
+        (STE(), (1,), False, False),
+        (EWGS(), (12, 1, 1, 1), True, True),
+        pytest.param(StackedSigmoid(), (1, 20, 1, 1), False, False, marks=SLOW),
+        pytest.param(Stochastic(), (1,), False, False, marks=SLOW),
+    ],
+    ids=["ste-tensor", "ewgs-channel-asymmetric-pinned", "sigmoid-feature", "stochastic-tensor"],
+)
+def test_compiled_and_eager_twins_agree(
+    rounding: Rounding,
+    scale_shape: tuple[int, ...],
+    asymmetric: bool,
+    pinned: bool,
+    request: pytest.FixtureRequest,
+) -> None:
+    x = torch.randn(12, 20, 3, 3) * 3
+    scale = torch.rand(scale_shape) + 0.1
+    x.view(-1)[:50] = (torch.arange(50) / 2 - 12) * scale.view(-1)[0]  # ties and limits
+    zero_point = torch.randint(4, 12, scale_shape).float() if asymmetric else None
+    pins = torch.where(torch.rand_like(x) < 0.3, torch.randint(0, 15, x.shape), FREE).to(torch.int8) if pinned else None
+    eager = run(x, scale, zero_point, pins, rounding)
+    request.getfixturevalue("_always_compiled")
+    before = num_compiled()
+    compiled = run(x, scale, zero_point, pins, rounding)
+    assert num_compiled() - before == 2  # one forward, one backward
+    assert torch.equal(compiled[0], eager[0])
+    # latents: exp in stacked sigmoids is another one; scales and zero points: float32 sums in another order, which cancel
+    torch.testing.assert_close(compiled[1], eager[1], rtol=0 if not isinstance(rounding, StackedSigmoid) else 1e-6, atol=0)
+    for gradient, expected in zip(compiled[2:], eager[2:], strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.usefixtures("_any_backend")
+def test_one_compilation_serves_layers_of_every_shape_and_width() -> None:
+    before = num_compiled()
+    for shape in [(8, 3, 3, 3), (16, 1, 5, 5), (24, 8), (40,), (7, 1)]:
+        for bits in (2, 4, 8):
+            for memory_format in (torch.contiguous_format, torch.channels_last if len(shape) == 4 else torch.contiguous_format):
+                quantizer = LSQ(bits)
+                quantizer.set_range(-1.0, 1.0)
+                latent = nn.Parameter(torch.randn(shape).contiguous(memory_format=memory_format))
+                quantizer(latent).sum().backward()
+                with torch.no_grad():
+                    quantizer(latent)
+    assert num_compiled() - before == 2
+    for shape in [(8, 3, 3, 3), (16, 5), (4, 4, 3)]:
+        for high in (0.0, -1.0):
+            quantizer = LSQ(4, (shape[0], *[1] * (len(shape) - 1)))
+            quantizer.set_range(torch.full((shape[0],), high), torch.ones(shape[0]))
+            quantizer(torch.randn(shape, requires_grad=True)).sum().backward()
+    assert num_compiled() - before == 4
+
+
+@pytest.mark.usefixtures("_any_backend")
+def test_autocast_and_inference_mode_compile_their_own() -> None:
+    """Dynamo tells these apart: as keys of ours they never use up the recompilations of a code object."""
+    quantizer = LSQ(4)
+    quantizer.set_range(-1.0, 1.0)
+    x = torch.randn(50)
+    expected = quantizer(x)
+    for context in (torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        with context:
+            assert torch.equal(quantizer(x), expected)
+    assert compiling._twin.cache_info().currsize == 3
+
+
+def test_small_tensors_are_not_worth_a_compiled_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(kernels, "try_compiled", lambda _, x, *__: asked.append(x.numel()))
+    for count in (kernels._COMPILE_FROM - 1, kernels._COMPILE_FROM):
+        fake_quantize(torch.zeros(count), Grid(torch.ones(1), 0, 0.0, -4, 3))
+    assert asked == [kernels._COMPILE_FROM]
+
+
+@pytest.mark.usefixtures("_always_compiled")
+def test_sums_of_millions_keep_their_precision() -> None:
+    x = torch.randn(3_000_000, requires_grad=True)
+    scale = torch.tensor([0.1], requires_grad=True)
+    fake_quantize(x, Grid(scale, 0, 0.0, -4, 3)).sum().backward()
+    position = x.detach() / scale.detach()
+    codes = position.round().clamp(-4, 3)
+    terms = codes.double() - torch.where(codes == position.round(), position, 0.0).double()
+    assert scale.grad is not None
+    # of the sum of the terms' sizes; float32 summed one after the other would be off by 100 times as much
+    assert scale.grad.item() == pytest.approx(terms.sum().item(), abs=1e-7 * terms.abs().sum().item())
