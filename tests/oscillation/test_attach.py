@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
 from stillbit.oscillation import Dampening, Freezing, Method
-from stillbit.training import JointOptimizer
+from stillbit.training.optim import JointOptimizer
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, sgd
 
 WEIGHT = 0.23  # value 0.2: the dampening gradient of weight 0.5 is 0.03

@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from stillbit import run
 from stillbit.demo.picture import Panel, draw
@@ -87,7 +89,7 @@ def _overrides(folder: Path, bits: int) -> Iterator[str]:
     yield "training.tensorboard=false"
 
 
-def _trained(recipe: Recipe, folder: Path, title: str, console: Console) -> tuple[dict[str, float], torch.nn.Module]:
+def _trained(recipe: Recipe, folder: Path, title: str, console: Console) -> tuple[dict[str, float], nn.Module]:
     """Trains, or continues, or takes what is there; gives the last figures and the model."""
     console.rule(title, align="left", style="dim")
     figures = run.train(recipe, folder, resume=(folder / run.RECIPE).exists())
@@ -99,13 +101,15 @@ def _panels(folder: Path, bits: int) -> dict[str, Panel]:
     return {name: Panel(_positions(folder / f"w{bits}a{bits}_{method}" / LAST), low, high) for method, name in METHODS.items()}
 
 
-def _positions(path: Path) -> "torch.types.Any":
+def _positions(path: Path) -> NDArray[np.float32]:
     states = {one["name"]: one["state"] for one in checkpoint.read(path)["methods"]}
-    return states[Recording.__name__]["positions"][PICTURED_LAYER].numpy()
+    positions: NDArray[np.float32] = states[Recording.__name__]["positions"][PICTURED_LAYER].numpy()
+    return positions
 
 
 def _table(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, title="Accuracy on 360 held-out digits; oscillating and frozen: share of the low-bit weights", title_justify="left")
+    title = "Accuracy on 360 held-out digits; oscillating and frozen: share of the low-bit weights"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("bits", "method"):
         table.add_column(name)
     for name in ("before re-estimation", "after", "oscillating", "frozen", "size"):
