@@ -4,16 +4,16 @@ Oscillating weights corrupt the running statistics: their average belongs to no 
 Re-estimation replaces it by the plain average over some batches of the weights as they are (cnn spec 5).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillbit.errors import DataError
+from stillbit.numerics.all_reduce import sum_over_ranks
 from stillbit.prepare.trace import evaluation
 
 
@@ -36,18 +36,22 @@ class _Sums:
 
     def undo(self) -> None:
         """Puts the old statistics back."""
-        self.layer.running_mean, self.layer.running_var = self.old_mean, self.old_var
+        self.write(self.old_mean, self.old_var)
 
-    def finish(self, count: Tensor) -> float:
+    def finish(self, name: str, count: Tensor) -> float:
         """Writes the averages over all processes; gives the KL divergence of the old statistics from the new, mean over channels."""
+        mean, var = sum_over_ranks(self.mean) / count, sum_over_ranks(self.var) / count
+        if not (mean.isfinite().all() and var.isfinite().all()):
+            raise DataError(f"batch-norm re-estimation: the statistics of {name} are not finite; look for NaN in the images or weights")
+        self.write(mean, var)
+        return gaussian_divergence(self.old_mean, self.old_var, mean, var)
+
+    def write(self, mean: Tensor, var: Tensor) -> None:
+        """Sets the layer's running statistics, in place."""
         assert self.layer.running_mean is not None
         assert self.layer.running_var is not None
-        if dist.is_initialized():
-            dist.all_reduce(self.mean)
-            dist.all_reduce(self.var)
-        self.layer.running_mean.copy_(self.mean / count)
-        self.layer.running_var.copy_(self.var / count)
-        return gaussian_divergence(self.old_mean, self.old_var, self.layer.running_mean, self.layer.running_var)
+        self.layer.running_mean.copy_(mean)
+        self.layer.running_var.copy_(var)
 
 
 def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, float]:
@@ -58,7 +62,8 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
 
     Args:
         model: Any model.
-        loader: Gives `(input, ...)` batches, training data; more is not read than needed. In several processes each reads its own.
+        loader: Gives `(input, ...)` batches, training data; more is not read than needed. In several processes each reads its own,
+            and all get the averages over all.
         batches: How many batches to average over; a shorter loader gives what it has.
 
     Returns:
@@ -66,7 +71,7 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
         the old ones were.
 
     Raises:
-        DataError: For a loader without a batch.
+        DataError: For a loader without a batch, or statistics that are not finite; all stay as they were then.
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     sums = {name: _Sums(layer) for name, layer in layers.items()}
@@ -77,16 +82,14 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
             for _, batch in zip(range(batches), loader, strict=False):
                 model(model_input(batch, reference))
                 seen += 1
-        if seen == 0:
+        count = sum_over_ranks(torch.tensor(float(seen), device=reference.device))
+        if not count:
             raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
+        return {name: one.finish(name, count) for name, one in sums.items()}
     except BaseException:
         for one in sums.values():
             one.undo()
         raise
-    count = torch.tensor(float(seen), device=reference.device)
-    if dist.is_initialized():
-        dist.all_reduce(count)
-    return {name: one.finish(count) for name, one in sums.items()}
 
 
 def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new_var: Tensor, smallest: float = 1e-12) -> float:
@@ -108,8 +111,12 @@ def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new
 
 
 def model_input(batch: Any, like: Tensor) -> Any:
-    """Gives the model's input out of a batch `(input, ...)`, on the device and in the floating dtype of `like`."""
-    x = batch[0] if isinstance(batch, list | tuple) else batch
+    """Gives the model's input out of a batch `(input, ...)` or `{"image": input, ...}`, on the device and in the dtype of `like`."""
+    x = batch
+    if isinstance(batch, list | tuple):
+        x = batch[0]
+    elif isinstance(batch, Mapping):
+        x = next(iter(batch.values()))
     if not isinstance(x, Tensor):
         return x
     return x.to(device=like.device, dtype=like.dtype if x.is_floating_point() else None)
