@@ -113,11 +113,14 @@ def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         Loss, accuracies and number of images.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be read, or the overrides make another model of its recipe.
+        CheckpointError: If the checkpoint cannot be read or holds no recipe, or the overrides make another model of it.
         StillbitError: Whatever building or evaluating meets.
     """
     file = path / LAST if path.is_dir() else path
-    recipe = resolve(checkpoint.read(file)["recipe"], overrides)
+    kept = checkpoint.read(file)["recipe"]
+    if kept is None:
+        raise CheckpointError(f"checkpoint {file}: holds no recipe; allowed: one that a recipe was trained into")
+    recipe = resolve(kept, overrides)
     processes = start_processes(recipe.training)
     data = load_data(recipe.data)
     model, _ = _build_model(recipe, data, start=file)

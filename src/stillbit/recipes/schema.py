@@ -64,7 +64,7 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        for name in ("tracking", "freezing", "dampening"):
+        for name in ("tracking", "freezing", "dampening", "recording"):
             if self.quantization is None and getattr(self, name) is not None:
                 raise RecipeError(f"{name} is given and quantization is null; allowed: methods where weights are quantized")
         if self.tracking is not None and self.freezing is not None:

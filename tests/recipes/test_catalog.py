@@ -1,0 +1,141 @@
+"""Shipped recipes: each loads, says what it is, and holds nothing that the default says already."""
+
+from copy import deepcopy
+
+import pytest
+
+from stillbit.errors import RecipeError
+from stillbit.recipes import catalog, document
+from stillbit.recipes.load import load, resolve
+from stillbit.recipes.mapping import from_mapping, to_mapping
+from stillbit.recipes.schema import Recipe
+
+NAMES = catalog.names()
+
+
+def test_what_ships():
+    methods = ("lsq", "damp", "freeze")
+    networks = ("mobilenetv2", "mobilenetv3_small", "efficientnet_lite0")
+    expected = {f"{network}_{bits}_{method}" for network in networks for bits in ("w4a4", "w3a3") for method in methods}
+    expected |= {f"resnet{depth}_w4a4_{method}" for depth in (18, 50) for method in ("lsq", "freeze")}
+    expected |= {"digits_float", *(f"digits_w3a3_{method}" for method in methods)}
+    assert set(NAMES) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_resolves_and_round_trips(name):
+    recipe = load(name)
+    assert from_mapping(Recipe, to_mapping(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_what_its_name_says(name):
+    recipe = load(name)
+    method = name.rpartition("_")[2]
+    assert (recipe.freezing is not None) == (method == "freeze")
+    assert (recipe.dampening is not None) == (method == "damp")
+    if method == "float":
+        assert recipe.quantization is None
+    else:
+        bits = recipe.quantization
+        assert f"_w{bits.weight_bits}a{bits.activation_bits}_" in name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_opens_with_its_goal_and_its_command(name):
+    goal, command = catalog.text(name).splitlines()[:2]
+    assert 0 < len(goal) <= 60
+    assert f"stillbit train {name}" in command
+    assert catalog.goal(name) == goal.removeprefix("# ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_holds_only_what_differs_from_the_default(name):
+    content = document.parse(catalog.text(name), origin=name)
+    for path in _leaves(content):
+        assert _without(content, path) != load(name), f"{name} repeats the default of {'.'.join(path)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "weight_decay", "epochs", "method"),
+    [
+        # cnn spec 9
+        pytest.param("mobilenetv2_w3a3_damp", 0.01, 2.5e-5, 90, (0.0, 0.1), id="mobilenetv2_w3a3_damp"),
+        pytest.param("mobilenetv2_w4a4_damp", 0.0033, 2.5e-5, 90, (0.0, 0.1), id="mobilenetv2_w4a4_damp"),
+        pytest.param("mobilenetv2_w3a3_freeze", 0.01, 2.5e-5, 90, (0.1, 0.011), id="mobilenetv2_w3a3_freeze"),
+        pytest.param("mobilenetv2_w4a4_freeze", 0.0033, 5e-5, 90, (0.1, 0.01), id="mobilenetv2_w4a4_freeze"),
+        pytest.param("efficientnet_lite0_w3a3_damp", 0.01, 5e-5, 50, (0.0, 0.1), id="efficientnet_lite0_w3a3_damp"),
+        pytest.param("efficientnet_lite0_w4a4_damp", 0.0033, 1e-4, 50, (0.0, 0.1), id="efficientnet_lite0_w4a4_damp"),
+        pytest.param("efficientnet_lite0_w3a3_freeze", 0.01, 5e-5, 50, (0.1, 0.005), id="efficientnet_lite0_w3a3_freeze"),
+        pytest.param("efficientnet_lite0_w4a4_freeze", 0.0033, 1e-4, 50, (0.1, 0.015), id="efficientnet_lite0_w4a4_freeze"),
+    ],
+)
+def test_published_hyper_parameters(name, lr, weight_decay, epochs, method):
+    recipe = load(name)
+    assert (recipe.optimizer.lr, recipe.optimizer.weight_decay, recipe.training.epochs) == (lr, weight_decay, epochs)
+    if recipe.dampening is not None:
+        damp = recipe.dampening
+        assert (damp.weight, damp.final_weight) == method
+        assert (damp.begin, damp.aggregation) == (0.25, "kernel_mean")
+    else:
+        freeze = recipe.freezing
+        assert (freeze.threshold, freeze.final_threshold) == method
+        assert (freeze.begin, freeze.ema_momentum, freeze.max_bits, freeze.use_ema) == (0.25, 0.001, 4, True)
+    _check_what_all_published_recipes_share(recipe)
+
+
+def _check_what_all_published_recipes_share(recipe):
+    weights, scales, bits = recipe.optimizer, recipe.scale_optimizer, recipe.quantization
+    assert (weights.name, weights.momentum, weights.nesterov) == ("sgd", 0.9, False)
+    assert (weights.schedule.kind, weights.schedule.end, weights.schedule.per) == ("cosine", 0.0, "epoch")
+    assert (scales.name, scales.lr, scales.weight_decay, scales.schedule.kind) == ("adam", 1e-5, 0.0, "constant")
+    assert (bits.policy, bits.per_channel, bits.weight_symmetric, bits.activation_symmetric) == ("lsq_paper", False, True, True)
+    assert (bits.weight_range.estimator, bits.activation_range.estimator, bits.scale_gradient) == ("mse", "mse", "none")
+    assert (recipe.calibration.batches, recipe.data.batch_size, recipe.training.reestimate_batches) == (1, 128, 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        pytest.param(
+            "mobilenetv2_w3a3_frezee",
+            "unknown recipe 'mobilenetv2_w3a3_frezee'; did you mean 'mobilenetv2_w3a3_freeze'?",
+            id="misspelt",
+        ),
+        pytest.param("x", f"unknown recipe 'x'; allowed: {', '.join(NAMES)}", id="far_from_all"),
+        pytest.param("missing.yaml", "recipe missing.yaml: No such file or directory", id="missing_file"),
+        pytest.param("some/missing", "recipe some/missing: No such file or directory", id="missing_path"),
+    ],
+)
+def test_unknown_recipe(name, message):
+    with pytest.raises(RecipeError) as caught:
+        catalog.text(name)
+    assert str(caught.value) == message
+
+
+def test_a_binary_file_is_no_recipe(tmp_path):
+    path = tmp_path / "weights.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(RecipeError, match="not a text file"):
+        catalog.text(str(path))
+
+
+def _leaves(mapping, path=()):
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def _without(content, path):
+    """The recipe without one of its values; None where it cannot do without."""
+    content = deepcopy(content)
+    section = content
+    for key in path[:-1]:
+        section = section[key]
+    del section[path[-1]]
+    try:
+        return resolve(content)
+    except RecipeError:
+        return None

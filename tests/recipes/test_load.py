@@ -1,0 +1,120 @@
+import pytest
+
+from stillbit.errors import RecipeError
+from stillbit.recipes.load import dump, load, resolve
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {name: resnet18}\nfreezing: {final_threshold: 0.02}\n")
+    return str(path)
+
+
+def test_what_is_not_given_has_its_default(recipe):
+    loaded = load(recipe)
+    assert loaded.model.name == "resnet18"
+    assert loaded.freezing.final_threshold == 0.02
+    assert loaded.freezing.threshold == 0.1
+    assert loaded.dampening is None
+    assert (loaded.optimizer.name, loaded.optimizer.schedule.kind) == ("sgd", "cosine")
+    assert (loaded.scale_optimizer.name, loaded.scale_optimizer.lr) == ("adam", 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "expected"),
+    [
+        pytest.param("training.epochs=3", lambda r: r.training.epochs, 3, id="whole_number"),
+        pytest.param("optimizer.lr=1e-3", lambda r: r.optimizer.lr, 1e-3, id="exponent_without_dot"),
+        pytest.param("optimizer.lr=1", lambda r: r.optimizer.schedule.kind, "cosine", id="others_of_the_section_stay"),
+        pytest.param("data.root=/a=b", lambda r: str(r.data.root), "/a=b", id="equals_sign_in_the_value"),
+        pytest.param("data.augment.scale=[0.5, 1]", lambda r: r.data.augment.scale, (0.5, 1.0), id="list"),
+        pytest.param("freezing=null", lambda r: r.freezing, None, id="section_off"),
+        pytest.param("dampening={}", lambda r: r.dampening.final_weight, 0.1, id="section_on"),
+        pytest.param("dampening.final_weight=2", lambda r: r.dampening.final_weight, 2.0, id="section_on_by_a_value"),
+        pytest.param("training.tensorboard=false", lambda r: r.training.tensorboard, False, id="false"),
+    ],
+)
+def test_override(recipe, override, read, expected):
+    assert read(load(recipe, [override])) == expected
+
+
+def test_the_last_of_two_overrides_holds(recipe):
+    assert load(recipe, ["training.epochs=3", "training.epochs=4"]).training.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param(
+            "quantization.weight_bits=0",
+            "quantization.weight_bits is 0; allowed are 2 to 8, or 32 for full precision",
+            id="bits_0",
+        ),
+        pytest.param(
+            "quantization.weight_bits=33",
+            "quantization.weight_bits is 33; allowed are 2 to 8, or 32 for full precision",
+            id="bits_33",
+        ),
+        pytest.param("quantization.weight_bits=four", "quantization.weight_bits is 'four'; allowed: a whole number", id="bits_four"),
+        pytest.param("quantisation.weight_bits=3", "quantisation: unknown key; did you mean 'quantization'?", id="unknown_section"),
+        pytest.param("training.epoch=3", "training.epoch: unknown key; did you mean 'epochs'?", id="unknown_key"),
+        pytest.param("data.batch_size=0", "data.batch_size is 0; allowed: 1 or more", id="out_of_range"),
+        pytest.param("training.epochs", "override 'training.epochs': allowed: key.path=value, as in training.epochs=3", id="no_value"),
+        pytest.param("=3", "override '=3': allowed: key.path=value, as in training.epochs=3", id="no_key"),
+        pytest.param("model.name.x=3", "override 'model.name.x=3': model.name is a value; allowed: a section", id="below_a_value"),
+        pytest.param(
+            "training.epochs=[3", "override 'training.epochs=[3', line 1: expected ',' or ']', but got '<stream end>'", id="no_yaml"
+        ),
+        pytest.param(
+            "tracking={}",
+            "tracking is given beside freezing; allowed: freezing.ema_momentum and freezing.max_bits",
+            id="tracking_beside_freezing",
+        ),
+        pytest.param(
+            "quantization=null",
+            "freezing is given and quantization is null; allowed: methods where weights are quantized",
+            id="freezing_a_float_network",
+        ),
+        pytest.param("model.num_classes=0", "model.num_classes is 0; allowed: 1 or more", id="no_classes"),
+        pytest.param(
+            "model.source=stillbit",
+            "model.weights is 'pretrained'; allowed: random, or a file (stillbit ships no weights)",
+            id="pretrained_small_network",
+        ),
+        pytest.param("calibration.batches=0", "calibration.batches is 0; allowed: 1 or more", id="calibration"),
+    ],
+)
+def test_bad_override(recipe, override, message):
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, [override])
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", "recipe is null; allowed: a mapping of keys to values", id="empty"),
+        pytest.param("- a\n", "recipe is a list; allowed: a mapping of keys to values", id="list"),
+        pytest.param("training: {epochs: 3}\n", "model: missing, and it has no default", id="no_model"),
+    ],
+)
+def test_bad_file(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load(str(path), ["training.seed=1"])
+    assert str(caught.value) == message
+
+
+def test_a_dumped_recipe_loads_to_an_equal_one(recipe, tmp_path):
+    loaded = load(recipe, ["optimizer.lr=1e-5", "data.root=/a b", "quantization.overrides=[{layers: 'a.*', weight_bits: 8}]"])
+    path = tmp_path / "again.yaml"
+    path.write_text(dump(loaded))
+    assert load(str(path)) == loaded
+
+
+def test_resolve_leaves_its_argument_alone():
+    content = {"model": {"name": "resnet18"}}
+    assert resolve(content, ["model.name=resnet50"]).model.name == "resnet50"
+    assert content == {"model": {"name": "resnet18"}}
