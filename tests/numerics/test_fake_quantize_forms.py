@@ -95,7 +95,7 @@ def test_values_can_be_changed_in_place(memory_format: torch.memory_format, comp
         return output
 
     torch._dynamo.reset()
-    x = torch.full((2, 3, 4, 4), 0.6, requires_grad=True).contiguous(memory_format=memory_format)
+    x = torch.full((2, 3, 4, 4), 0.6).contiguous(memory_format=memory_format).requires_grad_()
     (gradient,) = torch.autograd.grad((torch.compile(add, backend="eager", fullgraph=True) if compiled else add)(x).sum(), x)
     assert (gradient == 2).all()
 

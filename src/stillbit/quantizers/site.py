@@ -66,7 +66,7 @@ class ParameterSite:
     def add_gradient(self, gradient: Tensor) -> None:
         """Adds to the weight's gradient."""
         if self.parameter.grad is None:
-            self.parameter.grad = gradient.to(self.parameter.dtype)
+            self.parameter.grad = gradient.to(self.parameter.dtype, copy=True)
         else:
             self.parameter.grad.add_(gradient)
 
@@ -94,11 +94,15 @@ def weight_sites(model: nn.Module) -> list[WeightSite]:
 
 
 def _sites(model: nn.Module) -> Iterator[WeightSite]:
-    for name, module in model.named_modules():
-        if isinstance(module, HasWeightSites):
-            yield from module.weight_sites(_unwrapped(name))
+    for name, module in _unwrapped(model).named_modules():
+        # The wrapper of torch.compile shows its module's attributes as its own, and must not count twice.
+        if isinstance(module, HasWeightSites) and not hasattr(module, "_orig_mod"):
+            yield from module.weight_sites(".".join(part for part in name.split(".") if part != "_orig_mod"))
 
 
-def _unwrapped(name: str) -> str:
-    """Takes off what DDP and torch.compile put before each name."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Takes off what DDP and torch.compile put round a model, in any order."""
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return _unwrapped(model.module)
+    inner = getattr(model, "_orig_mod", None)
+    return model if inner is None else _unwrapped(inner)
