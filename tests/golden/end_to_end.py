@@ -21,9 +21,10 @@ from tests.golden.case import Case, close, equal
 from tests.golden.network import ReducedMobileNetV2
 
 # Of the largest entry: spec 11. Float32 runs sum in another order than the published ones, float64 runs differ by that in their last
-# digits. The published engine averages its evaluation losses in float32 whatever the model's dtype (spec 12).
+# digits. The published engine averages its evaluation losses in float32 whatever the model's dtype (spec 12). Calibrated scales follow
+# from the largest activation, a float32 sum, whose last digit is the processor's; the next candidate of the search is 1e-2 away.
 _TOLERANCES = {
-    "float32": {"loss": 1e-5, "evaluation loss": 1e-5, "logits": 1e-4, "state": 1e-4, "gradient": 1e-4},
+    "float32": {"loss": 1e-5, "evaluation loss": 1e-5, "logits": 1e-4, "state": 1e-4, "gradient": 1e-4, "scale": 1e-6},
     "float64": {"loss": 1e-9, "evaluation loss": 1e-7, "logits": 1e-9, "state": 1e-9, "gradient": 1e-9},
 }
 
@@ -90,7 +91,7 @@ def check_data(case: Case) -> dict[str, float]:
     model = quantized_model(case).eval()
     for name in [name for name in case.tensors if name.startswith("init.")]:
         quantizer = name.removeprefix("init.").removesuffix(".delta")
-        equal(quantizer_tensor(model, case, quantizer), case.tensors[name], name)
+        errors.close("scale", quantizer_tensor(model, case, quantizer), case.tensors[name], name)
     for name, wanted in case.config["quantizers"].items():
         ours = quantizer_tensor_owner(model, case, name)
         assert (ours.limits, ours.bits, ours.is_signed) == ((wanted["int_min"], wanted["int_max"]), wanted["n_bits"], wanted["signed"])
@@ -111,7 +112,7 @@ class Run:
         self.case = case
         self.common = case.sibling("e2e_common")
         self.dtype = getattr(torch, case.config["dtype"])
-        self.model = quantized_model(self.common).to(self.dtype)
+        self.model = self._calibrated_model().to(self.dtype)
         self.batches = train_batches(self.common, self.dtype)
         self.held = (self.common.tensors["held_x"].to(self.dtype), self.common.tensors["held_y"])
         self.errors = Errors(case.config["dtype"])
@@ -123,6 +124,15 @@ class Run:
         )
         self.tracking = self._tracking()
         self.dampening = self._dampening()
+
+    def _calibrated_model(self) -> ReducedMobileNetV2:
+        """Gives the model with the golden scales, which `check_data` compares: a digit in them would show in 12 float64 steps."""
+        model = quantized_model(self.common)
+        with torch.no_grad():
+            for name in [name for name in self.common.tensors if name.startswith("init.")]:
+                scale = quantizer_tensor(model, self.common, name.removeprefix("init.").removesuffix(".delta"))
+                scale.copy_(self.common.tensors[name])
+        return model
 
     def _tracking(self) -> Freezing | Tracking:
         freezing = self.case.config["freezing"]
