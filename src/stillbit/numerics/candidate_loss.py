@@ -14,8 +14,8 @@ from stillbit.numerics.compiling import try_compiled
 from stillbit.numerics.grid import code_limits, fit_range
 
 SCALE_FLOOR = 1e-8  # the floor of a quantizer's scale
-# Elements a call: half of a core's usual second-level cache on a CPU; enough to fill a GPU.
-_CHUNK = {"cpu": 1 << 16}
+# Elements a call. On a CPU 4 MiB stay in the cache, and the threads meet seldom: on a busy machine each meeting costs milliseconds.
+_CHUNK = {"cpu": 1 << 20}
 _CHUNK_ELSEWHERE = 1 << 24
 
 
@@ -105,5 +105,6 @@ def _kernel(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _squared_errors(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    error = x - scale * torch.clamp(torch.round(x / scale), low, high)
+    # Eager maximum and minimum are four times as fast as clamp by tensors.
+    error = x - scale * torch.round(x / scale).maximum(low).minimum(high)
     return error * error
