@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
 from stillbit.oscillation import Freezing, FreezingConfig, Tracking
-from stillbit.quantizers import weight_sites
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, place, sgd, train
 
 FREE = -128
@@ -54,6 +53,15 @@ def test_a_weight_is_pinned_to_where_it_spends_its_time(use_ema: bool, published
     assert drive(freezing, *[0.2] * 10, 0.4, 0.2, 0.4).item() == FREE
     freezing.after_step(2)
     assert drive(freezing).item() == code
+
+
+@pytest.mark.parametrize(("published", "average"), [(False, 0.25 * 2 + 0.75 * 1), (True, None)], ids=["ours", "published"])
+def test_attached_the_average_begins_at_the_codes_of_now(published: bool, average: float | None) -> None:
+    model = one_weight(0.2)
+    freezing = Freezing(model, threshold=0.0, ema_momentum=0.25, published=published).attach(torch.optim.SGD(model.parameters()))
+    drive(freezing, 0.4)
+    kept = freezing.tracker.histories["0"].average_code
+    assert (None if kept is None else kept.item()) == average
 
 
 def test_a_pin_stays_unless_published() -> None:
@@ -159,12 +167,6 @@ def test_a_model_with_trackers_can_be_copied() -> None:
     train(model, optimizer, range(5))
     twin, x = copy.deepcopy(model), torch.randn(8, 2, 4, 4)
     assert torch.equal(twin(x), model(x))
-
-
-def test_sites_of_a_wrapped_model_have_the_names_of_the_plain_one() -> None:
-    model = network()
-    freezing = Freezing(nn.ModuleDict({"module": model}), threshold=0.1)
-    assert [site.name for site in freezing.tracker.sites()] == [weight_sites(model)[0].name]
 
 
 def test_a_state_without_averages_is_refused() -> None:

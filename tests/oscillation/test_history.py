@@ -38,8 +38,8 @@ def test_frequency_is_a_moving_average_that_every_step_moves() -> None:
 
 def test_average_code_rounds_the_product_first() -> None:
     history = histories(0.0)
-    codes, momentum = torch.tensor([3.0, -1.0, 2.0]), 0.1
-    history.average_code = torch.tensor([0.7, 2.9, -3.3])
+    codes, momentum = torch.arange(64.0) % 8 - 4, 0.1
+    history.average_code = torch.rand(64) * 8 - 4
     wanted = momentum * codes + (1 - momentum) * history.average_code
     history.average(codes, momentum)
     assert torch.equal(history.average_code, wanted)

@@ -33,13 +33,13 @@ def test_weights_of_more_bits_are_left_alone() -> None:
 
 
 def test_metrics_count_weights_not_layers() -> None:
-    model = nn.Sequential(*[linear(torch.full((1, size), 0.2), calibrated(3, 0.2)) for size in (1, 3)])
+    model = nn.Sequential(*[linear(torch.full((1, size), 0.2), calibrated(3, 0.2)) for size in (2, 3)])
     tracking = Tracking(model, ema_momentum=0.1)
     for weight in (0.2, 0.4, 0.2):
-        place(model, weight)
+        place(model, weight, weight)
         tracking.after_step(1)
     assert tracking.layer_metrics() == {"0": {"oscillating": 1.0}, "1": {"oscillating": 0.0}}
-    assert tracking.metrics() == {"oscillating": 0.25}
+    assert tracking.metrics() == {"oscillating": 0.4}
 
 
 def test_a_weight_oscillates_above_the_limit() -> None:
