@@ -1,6 +1,6 @@
 """Batches on the training device: decoding in workers, transfer, normalization, checks of what came out."""
 
-import signal
+import os
 from collections import Counter
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ class Batches:
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_signals_to_the_trainer,
+            worker_init_fn=_leave_process_group,
         )
         self._num_classes = data.num_classes
         self._device = device
@@ -138,8 +138,8 @@ def validation_batches(
     return Batches(data.val, sampler, data, device, dtype, memory_format, skip_empty=True)
 
 
-def _leave_signals_to_the_trainer(worker: int) -> None:  # noqa: ARG001 - the loader gives its number
-    # Ctrl-C and many job managers signal the whole process group; a worker that died of it would fail the step that
-    # the trainer still has to finish. Workers end with their trainer.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave_process_group(worker: int) -> None:  # noqa: ARG001 - the loader gives its number
+    # Ctrl-C and most job managers signal the whole process group. A worker that died of it would fail the step that the
+    # trainer still has to finish. (Ignoring the signals instead would keep the trainer from ending its workers.)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

@@ -24,10 +24,13 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
     Raises:
         CheckpointError: If it cannot be written (a full disk); the old file stays.
+        UnpicklingError: If the content is of other types.
     """
     # Through memory, because torch's archive writer turns a failing write into an error without a reason.
     archive = BytesIO()
     torch.save({"format": _FORMAT, **content}, archive)
+    archive.seek(0)
+    torch.load(archive, weights_only=True)  # what could not be read again must not replace what can
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from stillbit.errors import DivergedError, Interrupted
+from stillbit.oscillation import Method
 from stillbit.prepare import reestimate_batchnorm
 from stillbit.training.batches import Batches, validation_batches
 from stillbit.training.config import TrainingConfig
@@ -45,9 +46,6 @@ from stillbit.training.signals import StopSignals
 from stillbit.training.snapshot import Snapshot
 from stillbit.training.step import StepFigures, Stepper
 
-if TYPE_CHECKING:
-    from stillbit.oscillation import Method
-
 LAST = "last.pt"
 BEST = "best.pt"
 
@@ -59,7 +57,7 @@ def fit(
     config: TrainingConfig,
     *,
     directory: Path,
-    methods: Sequence["Method"] = (),
+    methods: Sequence[Method] = (),
     schedules: Sequence[ScheduleConfig] = (),
     recipe: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -109,7 +107,7 @@ class _Run:
         data: Data,
         config: TrainingConfig,
         directory: Path,
-        methods: Sequence["Method"],
+        methods: Sequence[Method],
         schedules: Sequence[ScheduleConfig],
         recipe: Mapping[str, Any] | None,
     ) -> None:
@@ -169,8 +167,7 @@ class _Run:
             self.stepper.update()
             self.position.count_step(figures.loss, figures.correct, figures.images)
             self.report_step(step, epoch, figures)
-            if figures.told_to_stop:
-                self.stop()
+            self.stop_if_told(figures.told_to_stop)
             if self.config.checkpoint_every and step % self.config.checkpoint_every == 0 and step < end:
                 self.save(LAST)
 
@@ -180,7 +177,8 @@ class _Run:
         average_batchnorm(self.model, self.processes)
         if self.config.reestimate_batches:
             if last or self.config.evaluate_before_reestimation:
-                figures |= _figures(self.validate(), "_before_reestimation")
+                before = self.validate()
+                figures |= {"val_loss_before_reestimation": before.loss, "val_top1_before_reestimation": before.top1}
             figures["reestimation_divergence"] = self.reestimate()
         return figures | _figures(self.validate())
 
@@ -245,8 +243,16 @@ class _Run:
         for name in self.position.count_skipped(skipped):
             self.report.skipped(name)
 
-    def stop(self) -> None:
-        """Save and leave, because a signal asked for it."""
+    def stop_if_told(self, any_rank: bool) -> None:
+        """Save and leave if a signal asked for it.
+
+        Args:
+            any_rank: What the ranks told each other in the step. Of several ranks none may leave alone, so there a signal that came
+                later counts in the next step.
+        """
+        alone = self.processes.num_processes == 1
+        if not any_rank and not (alone and self.signals.received):
+            return
         self.save(LAST)
         raise Interrupted(
             f"stopped by {self.signals.received or 'a signal to another process'} after step {self.position.step}; "
@@ -265,8 +271,8 @@ class _Run:
         return DivergedError(f"step {step}: the loss is not finite, though every layer of this process is; {kept}")
 
 
-def _figures(evaluation: Evaluation, suffix: str = "") -> dict[str, float]:
-    return {f"val_{name}{suffix}": value for name, value in asdict(evaluation).items()}
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    return {f"val_{name}": value for name, value in asdict(evaluation).items()}
 
 
 @contextmanager

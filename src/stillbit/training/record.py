@@ -74,11 +74,11 @@ def surroundings() -> dict[str, Any]:
     Returns:
         Versions of the libraries that decide its numbers, and the hardware.
     """
-    packages = ("stillbit", "torch", "torchvision", "timm", "accelerate", "numpy")
+    packages = ("stillbit", "torchvision", "timm", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), **versions},
         "hardware": {"device": device, "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
     }
 

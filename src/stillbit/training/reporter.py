@@ -13,6 +13,9 @@ from stillbit.training.record import RunRecord, surroundings
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+# Figures of an epoch that its line on the terminal leaves out.
+_RECORD_ONLY = ("epoch", "val_count", "val_top5", "val_loss_before_reestimation", "reestimation_divergence")
+
 
 class Reporter:
     """Where a run's figures go: `record.jsonl` and `tensorboard/` in its folder, and the terminal.
@@ -104,7 +107,7 @@ class Reporter:
         """
         self._write("epoch", **figures)
         self._plot("epoch", figures)
-        shown = {name: value for name, value in figures.items() if name not in ("epoch", "images", "val_count")}
+        shown = {name: value for name, value in figures.items() if name not in _RECORD_ONLY}
         self._display.epoch(int(figures["epoch"]), epochs, shown)
         self._since, self._images = time.monotonic(), 0.0  # evaluation is no part of the training speed
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -65,7 +66,7 @@ class SeededDataset(Dataset[tuple[Tensor, int] | Broken]):
         with seeded(key.seed):
             try:
                 image, label = self.source[key.sample]
-                if getattr(image, "mode", self._mode) != self._mode:
+                if isinstance(image, Image.Image) and image.mode != self._mode:
                     image = image.convert(self._mode)
                 return self._transform(image), int(label)
             except _BROKEN as error:

@@ -27,7 +27,8 @@ def derive_seed(*keys: int) -> int:
     Returns:
         A seed of 63 bits.
     """
-    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    # numpy takes (0, 1) and (0, 1, 0) for the same, so the number of keys goes first.
+    return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_all(seed: int) -> None:

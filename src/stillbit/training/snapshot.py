@@ -3,18 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from stillbit.errors import CheckpointError
+from stillbit.oscillation import Method
 from stillbit.training import checkpoint
 from stillbit.training.position import Position
 from stillbit.training.record import surroundings
-
-if TYPE_CHECKING:
-    from stillbit.oscillation import Method
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Snapshot:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    methods: Sequence["Method"]
+    methods: Sequence[Method]
     scaler: torch.amp.GradScaler
     run: Mapping[str, int | str]
     recipe: Mapping[str, Any] | None

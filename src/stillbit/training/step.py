@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stillbit.oscillation import Method
+from stillbit.quantizers import LSQ
 from stillbit.training.augment import AugmentConfig, Mixed, mix
 from stillbit.training.config import TrainingConfig
 from stillbit.training.evaluate import check_num_classes
 from stillbit.training.processes import autocast
 from stillbit.training.seeding import MICRO_BATCH, derive_seed, seed_all
-
-if TYPE_CHECKING:
-    from stillbit.oscillation import Method
 
 
 class StepFigures(NamedTuple):
@@ -51,7 +50,7 @@ class Stepper:
         config: TrainingConfig,
         augment: AugmentConfig,
         num_classes: int,
-        methods: Sequence["Method"],
+        methods: Sequence[Method],
     ) -> None:
         self._network = network
         self._optimizer = optimizer
@@ -61,6 +60,7 @@ class Stepper:
         self._augment = augment
         self._num_classes = num_classes
         self._methods = methods
+        self._learned = [module for module in network.modules() if isinstance(module, LSQ)]
 
     def accumulate(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], *, told_to_stop: bool = False) -> StepFigures:
         """Compute the gradients of a step.
@@ -82,12 +82,14 @@ class Stepper:
         return StepFigures(loss / num_micro_batches, correct, images, flags > 0)
 
     def update(self) -> None:
-        """Clip the gradients, and step."""
+        """Clip the gradients, step, and keep scales from drifting below what forward would use."""
         if self._config.clip_gradient_norm is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_gradient_norm)
         self._scaler.step(self._optimizer)  # leaves the step out where an fp16 gradient has overflown
         self._scaler.update()
+        for quantizer in self._learned:
+            quantizer.lift_scale()
 
     def mix_and_seed(self, step: int, number: int, images: Tensor, labels: Tensor) -> Mixed:
         """Mix a micro-batch and seed dropout, by its place in the run alone.
