@@ -93,10 +93,9 @@ def test_integer_of_a_resnet_quantizes_what_a_sum_or_a_pool_reads() -> None:
     eight = [name for name, bits in activations(small_resnet(), policy="integer").items() if bits == 8]
     blocks = [f"layer{stage}.0" for stage in (1, 2, 3, 4)]
     sums = [f"{block}.output_quantizer" for block in blocks]
-    assert sorted(eight) == sorted(
-        [*sums, *(f"{block}.bn2.output_quantizer" for block in blocks)]
-        + ["conv1.input_quantizer", "act1.output_quantizer", "fc.input_quantizer"]
-    )
+    convolutions = [f"{block}.bn2.output_quantizer" for block in blocks]
+    ends = ["conv1.input_quantizer", "act1.output_quantizer", "fc.input_quantizer"]
+    assert sorted(eight) == sorted([*sums, *convolutions, *ends])
 
 
 def test_integer_quantizes_before_a_hard_swish_and_leaves_pointwise_outputs() -> None:
@@ -178,7 +177,7 @@ def test_override_of_activations_means_the_output_under_an_output_policy() -> No
 
 
 def test_override_can_take_out_what_is_outside_the_table() -> None:
-    model, coverage = prepared(Plain(), policy="all", overrides=(Override("*", activation_bits=32),))
+    _, coverage = prepared(Plain(), policy="all", overrides=(Override("*", activation_bits=32),))
     assert coverage.activations == ()
     assert len(coverage.weights) == 3
 

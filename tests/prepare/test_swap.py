@@ -89,9 +89,7 @@ def test_float_layers_are_listed() -> None:
     model, coverage = prepared(Plain(), overrides=(Override("second", weight_bits=32),))
     assert coverage.float_layers == ("second",)
     assert type(model.second) is nn.Conv2d
-    assert str(coverage) == (
-        "2 weight quantizers (2 at 8 bits), 1 activation quantizers (1 at 8 bits), in full precision: second"
-    )
+    assert str(coverage) == ("2 weight quantizers (2 at 8 bits), 1 activation quantizers (1 at 8 bits), in full precision: second")
 
 
 def test_an_output_that_changes_by_the_swap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +154,7 @@ class Attending(nn.Module):
         pytest.param(lambda: nn.Sequential(nn.ReLU()), "the model (Sequential) holds no layer to quantize", id="empty"),
         pytest.param(lambda: nn.Linear(32, 2), "the model (Linear) holds no layer to quantize; a single layer must stand in", id="bare"),
         pytest.param(
-            lambda: nn.Sequential(nn.Conv2d(4, 4, 1)), "the example ((1, 3, 32, 32)) does not run through the model: Given groups=1", id="shape"
+            lambda: nn.Sequential(nn.Conv2d(4, 4, 1)), "the example ((1, 3, 32, 32)) does not run through the model: Given", id="shape"
         ),
         pytest.param(
             Idle, "the example never reaches quantizer spare.input_quantizer (and 1 more); leave the layer out by an override", id="idle"

@@ -75,9 +75,7 @@ def attach_outputs(model: nn.Module, plan: OutputPlan, config: QuantConfig) -> N
         _fill_input(model.get_submodule(layer), TiedQuantizer(quantizers[place]))
 
 
-def _plan_all(
-    model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]
-) -> OutputPlan:
+def _plan_all(model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]) -> OutputPlan:
     """Plans each layer's output, each sum and each product; average pools are quantized again by what they pooled."""
     policy = POLICIES[config.policy]
     last, before_last = order[-1], order[-2:-1]
@@ -107,9 +105,7 @@ def _plan_all(
     return OutputPlan(widths, {layer: preceding[layer] for layer in points.pooled if preceding.get(layer) in widths})
 
 
-def _plan_integer(
-    model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]
-) -> OutputPlan:
+def _plan_integer(model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]) -> OutputPlan:
     """Plans what an integer runtime needs beyond quantized inputs: 8 bits on sums and on outputs of spatial convolutions."""
     average_pooled = {preceding[layer] for layer in points.pooled if layer in preceding}
     places = [Place(block) for block, join in points.joins.items() if join is Join.SUM]

@@ -101,9 +101,7 @@ def preceding_places(model: nn.Module, points: Points, layers: Collection[str], 
             preceding.setdefault(name, passed[-1])
 
     places = [output.place for output in points.layers.values()] + [Place(block) for block in points.joins]
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: note_layer(name)) for name in layers
-    ]
+    handles = [model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: note_layer(name)) for name in layers]
     for place in places:
         module = model.get_submodule(place.module)
         register = module.register_forward_pre_hook if place.before else module.register_forward_hook
