@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import Grid, fake_quantize
+from stillbit.numerics import Grid, fake_quantize, kernels
 from stillbit.numerics.grid import code, value
 from stillbit.numerics.kernels import FREE
 
@@ -40,7 +40,7 @@ def test_autocast_changes_nothing() -> None:
         assert torch.equal(fake_quantize(x, grid), plain)
 
 
-@pytest.mark.parametrize("scale_shape", [(1,), (4, 1, 1, 1), (1, 3, 1, 1), (4, 3, 1, 1)])
+@pytest.mark.parametrize("scale_shape", [(1,), (4, 1, 1, 1), (1, 3, 1, 1), (4, 3, 1, 1), (1, 3, 5, 1)])
 @pytest.mark.parametrize("form", ["channels-last", "transposed", "expanded", "with gaps"])
 def test_memory_order_changes_nothing_but_itself(form: str, scale_shape: tuple[int, ...]) -> None:
     x = {
@@ -60,7 +60,7 @@ def test_memory_order_changes_nothing_but_itself(form: str, scale_shape: tuple[i
     assert torch.equal(output, plain_output)
     assert torch.equal(to_x, plain_to_x)
     torch.testing.assert_close(to_scale, plain_to_scale, rtol=1e-12, atol=1e-12)  # float64, sums in another order
-    if form in ("channels-last", "transposed") and scale_shape != (4, 3, 1, 1):
+    if form in ("channels-last", "transposed") and sum(size > 1 for size in scale_shape) < 2:
         assert output.stride() == to_x.stride() == x.stride()
 
 
@@ -98,6 +98,13 @@ def test_values_can_be_changed_in_place(memory_format: torch.memory_format, comp
     x = torch.full((2, 3, 4, 4), 0.6).contiguous(memory_format=memory_format).requires_grad_()
     (gradient,) = torch.autograd.grad((torch.compile(add, backend="eager", fullgraph=True) if compiled else add)(x).sum(), x)
     assert (gradient == 2).all()
+
+
+def test_the_meta_device_gives_shapes() -> None:
+    x = torch.empty(kernels._COMPILE_FROM, 2, device="meta", requires_grad=True)
+    output = fake_quantize(x, Grid(torch.ones(1, device="meta"), 0, 0.0, -4, 3))
+    (gradient,) = torch.autograd.grad(output.sum(), x)
+    assert output.shape == gradient.shape == x.shape
 
 
 def test_nan_stays_visible_and_spares_the_other_latents() -> None:

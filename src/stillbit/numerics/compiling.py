@@ -52,7 +52,8 @@ def _kind(argument: Any) -> Hashable:
 
 def _autocast(arguments: list[Any]) -> Hashable:
     device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    available = torch.amp.is_autocast_available(device)  # not on the meta device
+    return torch.get_autocast_dtype(device) if available and torch.is_autocast_enabled(device) else None
 
 
 @functools.cache
