@@ -29,7 +29,7 @@ class DivergedError(StillbitError):
     exit_code = 3
 
 
-class Interrupted(StillbitError):
+class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
     """Training was told to stop (SIGTERM or SIGINT) and has saved its state."""
 
     exit_code = 143

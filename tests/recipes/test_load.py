@@ -48,12 +48,12 @@ def test_the_last_of_two_overrides_holds(recipe):
     [
         pytest.param(
             "quantization.weight_bits=0",
-            "quantization.weight_bits is 0; allowed are 2 to 8, or 32 for full precision",
+            "quantization.weight_bits is 0; allowed are 2 to 8 (an override leaves single layers at 32)",
             id="bits_0",
         ),
         pytest.param(
             "quantization.weight_bits=33",
-            "quantization.weight_bits is 33; allowed are 2 to 8, or 32 for full precision",
+            "quantization.weight_bits is 33; allowed are 2 to 8 (an override leaves single layers at 32)",
             id="bits_33",
         ),
         pytest.param("quantization.weight_bits=four", "quantization.weight_bits is 'four'; allowed: a whole number", id="bits_four"),

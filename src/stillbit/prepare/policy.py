@@ -127,10 +127,9 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range, each in one line."""
-        _check_bits("weight_bits", self.weight_bits)
+        if self.weight_bits not in range(2, 9) or isinstance(self.weight_bits, float):
+            raise RecipeError(f"weight_bits is {self.weight_bits!r}; allowed are 2 to 8 (an override leaves single layers at 32)")
         _check_bits("activation_bits", self.activation_bits)
-        if self.weight_bits == FLOAT_BITS:
-            raise RecipeError("weight_bits is 32; allowed are 2 to 8 (leave single layers in full precision by an override)")
         _check_choice("policy", self.policy, POLICIES)
         _check_choice("rounding", self.rounding, ROUNDINGS)
         _check_choice("quantizer", self.quantizer, ("lsq", "fixed"))
