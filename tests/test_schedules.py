@@ -90,9 +90,7 @@ def test_a_number_becomes_a_constant_and_a_schedule_stays():
             "before is nan; allowed: a finite number",
             id="before_nan",
         ),
-        pytest.param(
-            lambda: MultiStep(1.0, (20, 10)), "milestones is [20, 10]; allowed: ascending steps", id="descending"
-        ),
+        pytest.param(lambda: MultiStep(1.0, (20, 10)), "milestones is [20, 10]; allowed: ascending steps", id="descending"),
     ],
 )
 def test_bad_values_are_refused(build, message):
