@@ -98,6 +98,12 @@ def test_one_compilation_serves_layers_of_every_shape_and_width() -> None:
             quantizer.set_range(torch.full((shape[0],), high), torch.ones(shape[0]))
             quantizer(torch.randn(shape, requires_grad=True)).sum().backward()
     assert num_compiled() - before == 4
+    quantizer = LSQ(4, (1, 5, 1))
+    quantizer.set_range(-torch.ones(5), torch.ones(5))
+    for batch in (2, 3):
+        quantizer(torch.randn(batch, 5, 6, requires_grad=True)).sum().backward()
+    assert num_compiled() - before == 6
+    assert compiling._twin.cache_info().currsize == 6  # no code object was compiled twice: Dynamo stops at eight, in silence
 
 
 @pytest.mark.usefixtures("_any_backend")

@@ -145,8 +145,13 @@ class TestState:
         assert quantizer.pins is not None
         assert (quantizer.pins.dtype, quantizer.signed.dtype) == (torch.int8, torch.bool)
         assert quantizer(torch.randn(50, dtype=dtype)).dtype == dtype
-        quantizer.get_parameter("scale").data.zero_() if isinstance(quantizer, LSQ) and not quantizer.log_scale else None
-        assert quantizer(torch.randn(50, dtype=dtype)).isfinite().all()
+
+    @pytest.mark.parametrize("kind", [LSQ, functools.partial(LSQ, published=True), FixedRange], ids=["lsq", "lsq-published", "fixed"])
+    def test_the_floor_of_a_scale_holds_in_float16(self, kind: Callable[..., Quantizer]) -> None:
+        quantizer = kind(3)
+        quantizer.set_range(0.0, 0.0)
+        x = torch.zeros(5, dtype=torch.float16)
+        assert torch.equal(quantizer.half()(x), x)  # the scale is 0 now: 0 / 0 without a floor
 
 
 class TestPins:
