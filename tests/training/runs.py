@@ -113,8 +113,8 @@ def run(
     if resume:
         load_model(model, folder / LAST)
     elif method != "float":
-        batches = calibration_batches(samples, device, seed=0, rank=processes.process_index, world=processes.num_processes)
-        calibrate(model, batches, batches=1)
+        # All ranks see one batch, so that any number of them starts from the same ranges.
+        calibrate(model, calibration_batches(samples, device, seed=0), batches=1)
     config = OptimizerConfig(lr=0.3, weight_decay=1e-4, schedule=ScheduleConfig("cosine", per="step"))
     scale_config = OptimizerConfig("adam", lr=1e-5)
     optimizer = build_optimizer(weights(model), scales(model), config, scale_config)

@@ -37,6 +37,7 @@ from stillbit.training.processes import (
     place,
     start_processes,
     training_dtype,
+    wrap,
 )
 from stillbit.training.rates import LearningRates, ScheduleConfig
 from stillbit.training.reporter import Reporter
@@ -124,7 +125,7 @@ class _Run:
         self.val_batches = validation_batches(data, *form, rank, world)
         self.rates = LearningRates(optimizer, schedules, config.epochs, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-        network: nn.Module = self.processes.prepare_model(model)
+        network = wrap(model, self.processes)
         if config.compile:
             network = cast(nn.Module, torch.compile(network))
         self.stepper = Stepper(network, optimizer, scaler, self.processes, config, data.config.augment, data.num_classes, methods)

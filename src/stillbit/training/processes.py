@@ -1,5 +1,8 @@
 """Devices, processes and precision: where a run takes place, and what its ranks have to agree on."""
 
+import warnings
+from typing import cast
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
@@ -22,7 +25,8 @@ def start_processes(config: TrainingConfig) -> Accelerator:
     """
     return Accelerator(
         mixed_precision="no",
-        cpu=config.device == "cpu",
+        # Without this, Accelerate takes torchrun's processes on a machine without accelerator for single ones.
+        cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         # Codes and pins follow from equal weights, so no buffer has to be sent in every forward pass.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
@@ -43,6 +47,22 @@ def place(model: nn.Module, config: TrainingConfig) -> torch.device:
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     return device
+
+
+def wrap(model: nn.Module, processes: Accelerator) -> nn.Module:
+    """Give the model as several processes train it.
+
+    Args:
+        model: Already placed.
+        processes: Joins the ranks.
+
+    Returns:
+        Torch's DistributedDataParallel round the model, or the model itself where there is one process.
+    """
+    with warnings.catch_warnings():
+        # Its successor, forward_sync_buffers, exists neither in torch 2.9 nor in Accelerate.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*is deprecated", category=FutureWarning)
+        return cast(nn.Module, processes.prepare_model(model))
 
 
 def training_dtype(config: TrainingConfig) -> torch.dtype:

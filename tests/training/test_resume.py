@@ -1,0 +1,50 @@
+"""Runs that are killed outright, on one process and on two, and resumed."""
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stillbit.training.checkpoint import read
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("runs.py")
+STEPS = 20  # of 2 x 9 images, out of 360
+
+
+def start(folder: Path, *options: str, ranks: int = 1) -> int:
+    """Run the script to its end, whatever that is; return its exit code."""
+    launcher = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else [])]
+    accumulation = 2 // ranks
+    fixed = ["--batch-size", "9", "--accumulation", str(accumulation), "--checkpoint-every", "3"]
+    done = subprocess.run([*launcher, str(SCRIPT), str(folder), *fixed, *options], capture_output=True, timeout=300, check=False)
+    return done.returncode
+
+
+def differences(first: object, second: object, path: str = "") -> list[str]:
+    """Name whatever is not bitwise equal in two checkpoints."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        return [found for key in first for found in differences(first[key], second[key], f"{path}/{key}")]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [found for index, pair in enumerate(zip(first, second, strict=True)) for found in differences(*pair, f"{path}/{index}")]
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return [] if torch.equal(first, second) else [path]
+    return [] if first == second else [path]
+
+
+@pytest.mark.parametrize(("method", "ranks"), [("float", 1), ("dampening", 1), ("freezing", 1), ("freezing", 2)])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, ranks: int) -> None:
+    options = ("--method", method)
+    assert start(tmp_path / "whole", *options, ranks=ranks) == 0
+    step = random.Random(method + str(ranks)).randint(1, STEPS)
+    killed = start(tmp_path / "killed", *options, "--kill-at", str(step), ranks=ranks)
+    assert killed == (-signal.SIGKILL if ranks == 1 else 1)  # torchrun reports the death of its children by 1
+    assert read(tmp_path / "killed" / "last.pt")["position"]["step"] < max(step, 1)
+    assert start(tmp_path / "killed", *options, "--resume", ranks=ranks) == 0
+    assert differences(read(tmp_path / "whole" / "last.pt"), read(tmp_path / "killed" / "last.pt")) == []
