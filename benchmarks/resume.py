@@ -1,0 +1,108 @@
+"""Proof of exact resume: each method's run is killed outright (SIGKILL) at ten random steps, and resumed each time.
+
+    python benchmarks/resume.py runs/resume
+
+The killed run's last checkpoint must equal, bit by bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker,
+batch-norm statistics. Writes benchmarks/results/resume.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stillbit.training.checkpoint import read
+
+METHODS = ("lsq", "damp", "freeze")
+KILLS = 10
+EPOCHS = 3
+STEPS = EPOCHS * 22  # of 64 of 1,437 digits, augmented
+SETTINGS = (
+    "model.weights=random",
+    f"training.epochs={EPOCHS}",
+    "training.checkpoint_every=5",
+    "training.log_every=1",
+    "training.reestimate_batches=4",
+    "training.tensorboard=false",
+    "data.augment.mixup=0.2",
+)
+FREEZE_EARLY = ("freezing.begin=0.1", "freezing.threshold=0.02", "freezing.final_threshold=0.01")
+
+
+def command(method: str, folder: Path, *options: str) -> list[str]:
+    extra = FREEZE_EARLY if method == "freeze" else ()
+    return [sys.executable, "-m", "stillbit", "train", f"digits_w3a3_{method}", *SETTINGS, *extra, "--run", str(folder), *options]
+
+
+def steps_taken(folder: Path) -> int:
+    """Gives the last step in the record, 0 without one."""
+    record = folder / "record.jsonl"
+    lines = record.read_text().splitlines() if record.exists() else []
+    complete = [json.loads(line) for line in lines if line.endswith("}")]
+    return max((event["step"] for event in complete if event["event"] == "step"), default=0)
+
+
+def run_until(method: str, folder: Path, step: int) -> int:
+    """Starts or continues the run and kills it when it has taken `step` steps; gives the step at which it died."""
+    resume = ("--resume",) if (folder / "recipe.yaml").exists() else ()
+    process = subprocess.Popen(command(method, folder, *resume), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and steps_taken(folder) < step:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return steps_taken(folder)
+
+
+def differences(first: object, second: object, path: str = "") -> list[str]:
+    """Names whatever is not bitwise equal in two checkpoints."""
+    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
+        return [found for key in first for found in differences(first[key], second[key], f"{path}/{key}")]
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return [found for index, pair in enumerate(zip(first, second, strict=True)) for found in differences(*pair, f"{path}/{index}")]
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return [] if first.dtype == second.dtype and torch.equal(first.nan_to_num(), second.nan_to_num()) else [path]
+    return [] if first == second else [path]
+
+
+def prove(method: str, folder: Path) -> dict[str, object]:
+    """Runs a method whole, and killed ten times; compares."""
+    whole, killed = folder / f"{method}_whole", folder / f"{method}_killed"
+    subprocess.run(command(method, whole), check=True, stdout=subprocess.DEVNULL)
+    targets = sorted(random.Random(method).sample(range(1, STEPS), KILLS))
+    died = [run_until(method, killed, step) for step in targets]
+    subprocess.run(command(method, killed, "--resume"), check=True, stdout=subprocess.DEVNULL)
+    content = [read(one / "last.pt") for one in (whole, killed)]
+    pinned = sum(int((tensor != -128).sum()) for name, tensor in content[0]["model"].items() if name.endswith(".pins"))
+    return {"method": method, "killed_at": died, "steps": STEPS, "pinned": pinned, "different": differences(*content)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    proofs = [prove(method, folder) for method in METHODS]
+    record = {
+        "command": "python benchmarks/resume.py runs/resume",
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "settings": SETTINGS,
+        "proofs": proofs,
+    }
+    target = Path(__file__).parent / "results" / "resume.json"
+    target.write_text(json.dumps(record, indent=1) + "\n")
+    for proof in proofs:
+        print(proof)
+    sys.exit(any(proof["different"] for proof in proofs))
+
+
+if __name__ == "__main__":
+    main()
