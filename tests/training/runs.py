@@ -36,7 +36,7 @@ from stillbit.training.processes import place, start_processes
 from stillbit.training.rates import ScheduleConfig
 
 IMAGE_SIZE = 8
-METHODS = ("float", "lsq", "tracking", "dampening", "freezing")
+METHODS = ("float", "lsq", "tracking", "dampening", "dampening_in_loss", "freezing")
 
 
 def tiny_model() -> nn.Module:
@@ -84,8 +84,8 @@ def build_method(name: str, model: nn.Module, steps: int) -> list[Method]:
     """The method under test, with settings that make it act within a few steps."""
     if name == "tracking":
         return [Tracking(model, ema_momentum=0.1)]
-    if name == "dampening":
-        return [Dampening(model, weight=Cosine(0.0, 0.1, steps, begin=0.25))]
+    if name.startswith("dampening"):
+        return [Dampening(model, weight=Cosine(0.0, 0.1, steps, begin=0.25), in_loss=name == "dampening_in_loss")]
     if name == "freezing":
         return [Freezing(model, threshold=Cosine(0.12, 0.02, steps, begin=0.1, before=0.0), ema_momentum=0.1)]
     return []

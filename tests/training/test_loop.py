@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, DataError, DivergedError, Interrupted, RecipeError
+from stillbit.quantizers import LSQ
 from stillbit.training.checkpoint import read
 from stillbit.training.data import Data
 from stillbit.training.loop import BEST, LAST, fit
@@ -256,3 +257,31 @@ def test_the_record_is_json_all_through(tmp_path: Path, runs: ModuleType) -> Non
     runs.run(tmp_path, method="dampening", data=runs.data_config(**TWO))
     for line in (tmp_path / "record.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # no NaN or Infinity
+
+
+def test_a_penalty_in_the_loss_counts_once_a_step(tmp_path: Path, runs: ModuleType) -> None:
+    weights = []
+    for method in ("dampening", "dampening_in_loss", "lsq"):
+        config = runs.training_config(precision="fp64")
+        _, model, *_ = runs.run(tmp_path / method, method=method, data=runs.data_config(**TWENTY), training=config)
+        weights.append(model[7].weight.detach())
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-12)  # the gradients add up in another order
+    assert not torch.equal(weights[2], weights[0])
+
+
+def test_every_scale_is_lifted_at_every_step(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    lifted: list[LSQ] = []
+    monkeypatch.setattr(LSQ, "lift_scale", lambda quantizer: lifted.append(quantizer))
+    _, model, *_ = runs.run(tmp_path, method="lsq", data=runs.data_config(**TWO))
+    assert lifted == 2 * [module for module in model.modules() if isinstance(module, LSQ)]
+
+
+@pytest.mark.slow
+def test_compiled_training_takes_the_same_steps(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Dropout, "forward", lambda _, x: x)  # the compiler draws other numbers
+    losses = []
+    for compiled in (False, True):
+        config = runs.training_config(compile=compiled, precision="fp64")
+        runs.run(tmp_path / str(compiled), method="lsq", data=runs.data_config(**TEN), training=config)
+        losses.append([event["loss"] for event in events(tmp_path / str(compiled)) if event["event"] == "step"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)  # the compiler orders sums anew

@@ -96,10 +96,12 @@ def test_closure_runs_once_before_any_part_steps() -> None:
 
     def closure() -> torch.Tensor:
         seen.append((weight.tolist(), scale.tolist()))
+        optimizer.zero_grad()
         loss = ((weight * scale) ** 2).sum()
         loss.backward()
         return loss
 
+    weight.grad, scale.grad = torch.ones(2), torch.ones(1)  # a step before the closure would use these
     loss = optimizer.step(closure)
     assert seen == [([1.0, -2.0], [0.5])]
     assert loss.item() == 1.25
