@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, DataError, DivergedError, Interrupted, RecipeError
 from stillbit.quantizers import LSQ
+from stillbit.training import loop
 from stillbit.training.checkpoint import read
 from stillbit.training.data import Data
 from stillbit.training.loop import BEST, LAST, fit
@@ -257,6 +258,17 @@ def test_the_record_is_json_all_through(tmp_path: Path, runs: ModuleType) -> Non
     runs.run(tmp_path, method="dampening", data=runs.data_config(**TWO))
     for line in (tmp_path / "record.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=pytest.fail)  # no NaN or Infinity
+
+
+def test_accuracies_of_all_evaluations_are_checked_for_a_collapse(
+    tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[tuple[list[float], int]] = []
+    monkeypatch.setattr(loop, "check_collapse", lambda top1, num_classes: checked.append((top1, num_classes)))
+    position, *_ = runs.run(tmp_path, data=runs.data_config(**TWO), training=runs.training_config(epochs=3, evaluate_every=2))
+    accuracies = [figures["val_top1"] for figures in position.history if "val_top1" in figures]
+    assert len(accuracies) == 3  # before the first epoch, after the second, after the last
+    assert checked[-1] == (accuracies, 10)
 
 
 def test_a_penalty_in_the_loss_counts_once_a_step(tmp_path: Path, runs: ModuleType) -> None:

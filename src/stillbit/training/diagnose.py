@@ -67,7 +67,7 @@ def check_collapse(top1: Sequence[float], num_classes: int) -> None:
     if len(top1) > 2 and max(top1[:-2]) > 3.0 * chance and max(top1[-2:]) < 1.5 * chance:
         raise DivergedError(
             f"validation accuracy fell from {max(top1[:-2]):.1%} to {top1[-1]:.1%}, chance is {chance:.1%}, and did not "
-            "recover in 2 evaluations: lower the learning rate, or give activations more bits"
+            "recover in 2 evaluations; best.pt is from before; lower the learning rate, or give activations more bits"
         )
 
 
