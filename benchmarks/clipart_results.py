@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 
 from stillbit.training.record import read_record
 
-METHOD_TITLES = {"lsq": "LSQ", "damp": "LSQ + dampening", "freeze": "LSQ + freezing"}
-_RUN_NAME = re.compile(r"(w\da\d)_(lsq|damp|freeze)_seed(\d+)")
+METHOD_TITLES = {
+    "lsq": "LSQ",
+    "damp": "LSQ + dampening to 0.1",
+    "damp10": "LSQ + dampening to 10",
+    "freeze": "LSQ + freezing",
+}
+_RUN_NAME = re.compile(r"(w\da\d)_(lsq|damp|damp10|freeze)_seed(\d+)")
 
 
 class Run(NamedTuple):

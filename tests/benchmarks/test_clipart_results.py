@@ -59,6 +59,7 @@ def test_a_run_is_complete_when_its_record_says_so(tmp_path: Path, complete: boo
 def test_the_table_has_a_line_a_variant_in_order_and_leaves_out_what_is_not_finished(tmp_path: Path) -> None:
     workspace, results = tmp_path / "workspace", tmp_path / "results"
     write_record(workspace / "float", accuracy=0.9)
+    write_record(workspace / "w3a3_damp10_seed0", accuracy=0.6)
     write_record(workspace / "w3a3_lsq_seed0", accuracy=0.5)
     write_record(workspace / "w4a4_freeze_seed0", accuracy=0.8, frozen=0.25)
     write_record(workspace / "w4a4_lsq_seed0", accuracy=0.7)
@@ -72,10 +73,18 @@ def test_the_table_has_a_line_a_variant_in_order_and_leaves_out_what_is_not_fini
         "| W4A4 LSQ | 2 | 2 | 10.0% (10.0% to 10.0%) | 55.0% (50.0% to 60.0%) | 65.0% (60.0% to 70.0%) | 5.0% (5.0% to 5.0%) |  | 2 |",
         "| W4A4 LSQ + freezing | 1 | 2 | 10.0% | 70.0% | 80.0% | 5.0% | 25.0% | 2 |",
         "| W3A3 LSQ | 1 | 2 | 10.0% | 40.0% | 50.0% | 5.0% |  | 2 |",
+        "| W3A3 LSQ + dampening to 10 | 1 | 2 | 10.0% | 50.0% | 60.0% | 5.0% |  | 2 |",
     ]
     assert "--image-size 112 --epochs 2 --seeds 0 1`" in text
     content = json.loads((results / "efficientnet_clipart.json").read_text())
-    assert sorted(content["runs"]) == ["float", "w3a3_lsq_seed0", "w4a4_freeze_seed0", "w4a4_lsq_seed0", "w4a4_lsq_seed1"]
+    assert sorted(content["runs"]) == [
+        "float",
+        "w3a3_damp10_seed0",
+        "w3a3_lsq_seed0",
+        "w4a4_freeze_seed0",
+        "w4a4_lsq_seed0",
+        "w4a4_lsq_seed1",
+    ]
 
 
 @pytest.mark.parametrize(
