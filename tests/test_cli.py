@@ -115,6 +115,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     [
         pytest.param([], "runs/digits_float", False, id="default"),
         pytest.param(["--run", "here"], "here", False, id="run"),
+        pytest.param(["--folder", "here"], "here", False, id="folder"),
         pytest.param(["--resume"], "runs/digits_float", True, id="resume"),
     ],
 )
@@ -184,3 +185,10 @@ def test_the_module_is_the_command():
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown recipe 'x'; allowed: ")
     assert "Traceback" not in done.stderr
+
+
+def test_no_option_of_train_is_taken_by_torchrun():
+    from torch.distributed.run import get_args_parser
+
+    words = ["-m", "stillbit", "train", "digits_float", "training.epochs=1", "--folder", "here", "--resume"]
+    assert get_args_parser().parse_args(words).training_script_args == words[2:]

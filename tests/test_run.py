@@ -116,7 +116,7 @@ def test_a_run_is_not_overwritten(finished):
     folder, _ = finished
     with pytest.raises(CheckpointError) as caught:
         run.train(quantized(), folder)
-    assert str(caught.value) == f"run folder {folder}: holds a run already; continue it by --resume, or give another by --run"
+    assert str(caught.value) == f"run folder {folder}: holds a run already; continue it by --resume, or give another by --folder"
 
 
 def test_a_checkpoint_that_lies_alone_is_not_overwritten(tmp_path):
@@ -202,3 +202,11 @@ def test_validate_with_another_network_is_refused(finished):
     folder, _ = finished
     with pytest.raises(CheckpointError, match="of another model"):
         run.validate(folder, ["quantization=null", "freezing=null"])
+
+
+def test_processes_of_torchrun_find_each_other_where_there_is_no_accelerator(monkeypatch):
+    asked = []
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("stillbit.training.processes.Accelerator", lambda **settings: asked.append(settings["cpu"]))
+    run.start_processes(quantized().training)
+    assert asked == [True]

@@ -28,7 +28,7 @@ from stillbit.schedules import Constant, Cosine, Linear, MultiStep, as_schedule
         pytest.param(Cosine(0.1, 0.01, steps=12, begin=0.25, before=0.0), 2, 0.0, id="cosine-before"),
         pytest.param(Cosine(0.1, 0.01, steps=12, begin=0.25, before=0.0), 3, 0.1, id="cosine-begins"),
         pytest.param(Cosine(0.1, 0.01, steps=12, begin=0.25), 2, 0.1, id="cosine-before_defaults_to_start"),
-        pytest.param(Cosine(0.1, 0.01, steps=37, begin=0.25), 9, 0.1, id="cosine-begin_is_not_rounded"),
+        pytest.param(Cosine(1.0, 0.0, steps=6, begin=0.25), 3.75, 0.5, id="cosine-begin_is_not_rounded"),
         pytest.param(Cosine(0.1, 0.01, steps=8, begin=1.0, before=0.0), 7, 0.0, id="cosine-begin_1_before"),
         pytest.param(Cosine(0.1, 0.01, steps=8, begin=1.0, before=0.0), 8, 0.01, id="cosine-begin_1_end"),
         pytest.param(Cosine(0.1, 0.01, steps=8, begin=1.0, published=True), 9, 0.01, id="cosine-published_begin_1"),

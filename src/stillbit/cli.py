@@ -23,10 +23,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# The second is the short one; the first is for torchrun, which takes `--run` for the beginning of an option of its own.
+_FOLDER = ("--folder", "--run")
+
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--run", metavar="DIR", help="Where its runs and pictures go.")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Option(*_FOLDER, metavar="DIR", help="Where its runs and pictures go.")] = Path("runs/demo"),
 ) -> None:
     """Train a small network on bundled data: float, then 3 and 2 bits by each method; a table and pictures. Minutes on two cores."""
     from stillbit.demo import demo
@@ -38,7 +41,7 @@ def demo(
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the recipe's.")] = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; runs/RECIPE if not given.")] = None,
+    run: Annotated[Path | None, typer.Option(*_FOLDER, metavar="DIR", help="Run folder; runs/RECIPE if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that folder.")] = False,
 ) -> None:
     """Train a recipe. The run folder gets the resolved recipe, the record of metrics, and checkpoints."""

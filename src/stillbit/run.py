@@ -214,7 +214,7 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
                 raise CheckpointError(f"run folder {folder}: holds {name} already; allowed: a new or an empty folder")
         return
     if not resume:
-        raise CheckpointError(f"run folder {folder}: holds a run already; continue it by --resume, or give another by --run")
+        raise CheckpointError(f"run folder {folder}: holds a run already; continue it by --resume, or give another by --folder")
     before, now = (dict(_leaves(to_mapping(one))) for one in (load(str(folder / RECIPE)), recipe))
     for path in [*now, *before]:
         if before.get(path) != now.get(path) and path not in _MAY_CHANGE:

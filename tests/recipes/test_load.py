@@ -7,7 +7,7 @@ from stillbit.recipes.load import dump, load, resolve
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text("model: {name: resnet18}\nfreezing: {final_threshold: 0.02}\n")
+    path.write_text("model: {name: resnet18}\nfreezing: {final_threshold: 0.02}\ndampening: null\n")
     return str(path)
 
 
