@@ -20,6 +20,15 @@ def activations(model: nn.Module, **settings: object) -> dict[str, int]:
     return {one.name: one.bits for one in prepared(model, **settings)[1].activations}
 
 
+class Wrapping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(Plain())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
 def ties(model: nn.Module) -> dict[str, str]:
     return {name: module.source.label for name, module in model.named_modules() if isinstance(module, TiedQuantizer)}
 
@@ -123,6 +132,11 @@ def test_integer_of_mobilenetv3_finds_the_pool_of_squeeze_and_excitation() -> No
 def test_output_policy_on_a_model_outside_the_table_is_one_line(policy: str) -> None:
     with pytest.raises(PrepareError, match=rf"^policy '{policy}' .* no entry for Plain \(layer first\); allowed .* lsq_paper and integer$"):
         prepared(Plain(), policy=policy)
+
+
+def test_the_refusal_names_the_class_around_the_layer() -> None:
+    with pytest.raises(PrepareError, match=r"no entry for Plain \(layer 0\.inner\.0\.first\)"):
+        prepared(nn.Sequential(Wrapping()), policy="all")
 
 
 def test_integer_on_a_model_outside_the_table_says_so() -> None:

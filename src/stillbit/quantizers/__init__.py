@@ -6,3 +6,4 @@ from stillbit.quantizers.minmax import FixedRange as FixedRange
 from stillbit.quantizers.site import ParameterSite as ParameterSite
 from stillbit.quantizers.site import WeightSite as WeightSite
 from stillbit.quantizers.site import weight_sites as weight_sites
+from stillbit.quantizers.tied import TiedQuantizer as TiedQuantizer
