@@ -26,10 +26,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def watched(modules: dict[str, nn.Module], on_call: Callable[[str, tuple[Any, ...]], None]) -> Iterator[None]:
     """Calls `on_call(name, inputs)` before each forward of the modules."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: on_call(name, inputs))
-        for name, module in modules.items()
-    ]
+    handles = [module.register_forward_pre_hook(lambda _, inputs, name=name: on_call(name, inputs)) for name, module in modules.items()]
     try:
         yield
     finally:

@@ -50,9 +50,7 @@ class Quantizer(nn.Module, ABC):
     signed: Tensor
     pins: Tensor | None
 
-    def __init__(
-        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, band: str = "rounded"
-    ) -> None:
+    def __init__(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, band: str = "rounded") -> None:
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= self.max_bits:
             raise RecipeError(f"bits is {bits!r}; allowed are whole numbers from 1 (unsigned only) to {self.max_bits}")
