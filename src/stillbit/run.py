@@ -193,7 +193,7 @@ def _num_steps(recipe: Recipe, data: Data, processes: Accelerator) -> int:
     settings = recipe.training
     rank, world = processes.process_index, processes.num_processes
     sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
-    return sampler.steps_per_epoch
+    return settings.epochs * sampler.steps_per_epoch
 
 
 def _schedules(recipe: Recipe, optimizer: JointOptimizer) -> tuple[ScheduleConfig, ...]:
