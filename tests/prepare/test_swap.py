@@ -179,7 +179,7 @@ def test_a_failing_output_policy_changes_nothing() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = small_mobilenet()
+            self.inner = small_mobilenet(hard_swish=True)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x) + self.inner(x[..., 4:])
@@ -198,6 +198,8 @@ def test_a_registered_layer_is_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_TABLE, Own, nn.Identity)  # so that the table is as before after this test
     with pytest.raises(PrepareError, match=r"^QuantLinear must be a subclass of Own with a method weight_sites$"):
         register_layer(Own, QuantLinear)
+    with pytest.raises(PrepareError, match=r"^Idle must be a subclass of Plain with a method weight_sites$"):
+        register_layer(Plain, Idle)
     register_layer(Own, QuantOwn)
     model, _ = prepared(nn.Sequential(nn.Conv2d(3, 3, 1), Own(32, 2)))
     assert type(model[1]) is QuantOwn

@@ -203,7 +203,7 @@ def _last(given: Iterable[int | None]) -> int | None:
 
 
 def _check_bits(name: str, bits: object) -> None:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not (2 <= bits <= 8 or bits == FLOAT_BITS):
+    if not isinstance(bits, int) or not (2 <= bits <= 8 or bits == FLOAT_BITS):
         raise RecipeError(f"{name} is {bits!r}; allowed are 2 to 8, or 32 for full precision")
 
 
