@@ -83,17 +83,20 @@ def test_a_file_of_another_kind(tmp_path: Path, other: object) -> None:
 
 
 class Trap:
-    """Runs code when it is unpickled."""
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, ("/tmp/stillbit-trap",)
+        return os.mkdir, (str(self.folder),)
 
 
 def test_a_file_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    torch.save({"format": 1, "trap": Trap()}, tmp_path / "last.pt")
+    torch.save({"format": 1, "trap": Trap(tmp_path / "sprung")}, tmp_path / "last.pt")
     with pytest.raises(CheckpointError, match="not readable"):
         checkpoint.read(tmp_path / "last.pt")
-    assert not Path("/tmp/stillbit-trap").exists()
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_load_model(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ def batches(size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_figures_of_known_logits() -> None:
-    # Rows: the label has rank 1, 2, 6 of 6; the model is the identity.
-    logits = torch.tensor([[9.0, 1, 2, 3, 4, 5], [8.0, 9, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
-    found = evaluate(nn.Identity(), [(logits, torch.zeros(3, dtype=torch.int64))], 6)
-    assert (found.top1, found.top5, found.count) == (1 / 3, 2 / 3, 3)
-    expected = nn.functional.cross_entropy(logits.double(), torch.zeros(3, dtype=torch.int64)).item()
+    # Rows: the label has rank 1, 2, 5, 6 of 6; the model is the identity.
+    logits = torch.tensor([[9.0, 1, 2, 3, 4, 5], [8.0, 9, 2, 3, 4, 5], [1.5, 1, 2, 3, 4, 5], [0.0, 1, 2, 3, 4, 5]])
+    labels = torch.zeros(4, dtype=torch.int64)
+    found = evaluate(nn.Identity(), [(logits, labels)], 6)
+    assert (found.top1, found.top5, found.count) == (1 / 4, 3 / 4, 4)
+    expected = nn.functional.cross_entropy(logits.double(), labels).item()
     assert found.loss == pytest.approx(expected, rel=1e-15)  # the order of three additions
 
 
