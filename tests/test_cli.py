@@ -121,9 +121,14 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
 )
 def test_train_passes_on_what_it_parsed(command, monkeypatch, words, folder, resume):
     calls = []
-    monkeypatch.setattr(run, "train", lambda recipe, where, *, resume: calls.append((recipe.training.epochs, where, resume)))
+
+    def train(recipe, where, *, resume, announce):
+        calls.append((recipe.training.epochs, where, resume))
+        announce("53 weight quantizers")
+
+    monkeypatch.setattr(run, "train", train)
     code, out, _ = command("train", "digits_float", "training.epochs=3", *words)
-    assert (code, out) == (0, f"run folder: {folder}\n")
+    assert (code, out) == (0, f"53 weight quantizers\nrun folder: {folder}\n")
     assert calls == [(3, Path(folder), resume)]
 
 

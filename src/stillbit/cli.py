@@ -49,7 +49,7 @@ def train(
     from stillbit.run import train as train_recipe
 
     folder = run or Path("runs") / Path(recipe).stem
-    train_recipe(load(recipe, overrides or ()), folder, resume=resume)
+    train_recipe(load(recipe, overrides or ()), folder, resume=resume, announce=_print)
     _print(f"run folder: {folder}")
 
 

@@ -3,7 +3,7 @@
 A run folder holds `recipe.yaml` (complete, defaults written out), `record.jsonl`, `last.pt`, `best.pt`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,14 @@ class Assembly:
     coverage: Coverage | None
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False) -> dict[str, float]:
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Callable[[str], None] | None = None) -> dict[str, float]:
     """Train a recipe into a run folder. Under torchrun, call it in every process.
 
     Args:
         recipe: What to train.
         folder: The run folder; made if it is missing.
         resume: Continue the run in it. A run that was stopped before its first checkpoint begins anew.
+        announce: Is told, on the first process, what is quantized.
 
     Returns:
         Figures of the last epoch.
@@ -88,6 +89,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False) -> dict[str, fl
     if processes.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / RECIPE, dump(recipe))
+        if announce is not None and parts.coverage is not None:
+            announce(str(parts.coverage))
     position = fit(
         parts.model,
         parts.optimizer,
