@@ -136,5 +136,5 @@ def test_sums_of_millions_keep_their_precision() -> None:
     codes = position.round().clamp(-4, 3)
     terms = codes.double() - torch.where(codes == position.round(), position, 0.0).double()
     assert scale.grad is not None
-    # of the sum of the terms' sizes; float32 summed one after the other would be off by 100 times as much
-    assert scale.grad.item() == pytest.approx(terms.sum().item(), abs=1e-7 * terms.abs().sum().item())
+    # of the sum of the terms' sizes: torch 2.9 is off by 1.3e-7, 2.15 by less; float32 summed one after the other by 50 times as much
+    assert scale.grad.item() == pytest.approx(terms.sum().item(), abs=2e-7 * terms.abs().sum().item())

@@ -22,7 +22,7 @@ from stillbit.training.loop import LAST
 
 METHODS = {"lsq": "baseline (LSQ)", "damp": "dampening", "freeze": "freezing"}
 BITS = (3, 2)
-PICTURED_LAYER = "blocks.1.0.conv_dw"  # a depthwise layer: few weights a channel, where oscillation is worst (paper, section 2.3)
+PICTURED_LAYER = "blocks.1.1.conv_pw"
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ def _positions(path: Path) -> NDArray[np.float32]:
 
 
 def _table(rows: list[Row]) -> Table:
-    title = "Accuracy on 360 held-out digits; oscillating and frozen: share of the low-bit weights"
+    title = "Accuracy on 360 held-out digits. Oscillating, frozen: share of the low-bit weights."
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for name in ("bits", "method"):
         table.add_column(name)
-    for name in ("before re-estimation", "after", "oscillating", "frozen", "size"):
+    for name in ("accuracy", "BN re-estimated", "oscillating", "frozen", "size"):
         table.add_column(name, justify="right")
     for row in rows:
         shares = (row.before, row.after, row.oscillating, row.frozen)

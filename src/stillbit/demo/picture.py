@@ -32,63 +32,72 @@ class Panel:
 
 
 def draw(panels: Mapping[str, Panel], title: str, path: Path) -> None:
-    """Draws one column a method: trajectories of its most restless weights above, the histogram of all its latents below.
+    """Draws one column a method: trajectories of a few weights above, the histogram of all the layer's latents below.
+
+    The weights are those that are most restless under the first method, the same in each column.
 
     Args:
-        panels: By name of the method.
+        panels: By name of the method, the baseline first; all of the same layer.
         title: What network and bits this is.
         path: Where the PNG goes.
     """
+    baseline = next(iter(panels.values()))
+    weights = restless(baseline, _SHOWN)
+    crossed = np.floor(np.median(baseline.positions[-_TAIL:, weights], axis=0)) + 0.5
     with mpl.rc_context({"font.size": 9, "axes.edgecolor": _INK, "axes.linewidth": 0.6, "text.color": _INK, "axes.labelcolor": _INK}):
-        figure = Figure(figsize=(3.6 * len(panels), 6.2), layout="constrained", dpi=150)
-        axes = figure.subplots(2, len(panels), sharey="row", squeeze=False)
+        figure = Figure(figsize=(3.8 * len(panels), 6.6), layout="constrained", dpi=150)
+        axes = figure.subplots(2, len(panels), squeeze=False)
         for column, (name, panel) in enumerate(panels.items()):
-            _trajectories(axes[0, column], panel)
+            _trajectories(axes[0, column], panel.positions[:, weights] - crossed)
             _histogram(axes[1, column], panel)
             axes[0, column].set_title(name)
-        axes[0, 0].set_ylabel("latent weight, in steps of the grid")
+        axes[0, 0].set_ylabel("distance from the rounding boundary, in grid steps")
         axes[1, 0].set_ylabel("share of the layer's weights")
         figure.suptitle(title)
         figure.savefig(path)
 
 
-def restless(positions: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+def restless(panel: Panel, count: int) -> NDArray[np.intp]:
     """Gives the weights whose code changes most often over the last steps, most restless first.
 
     Args:
-        positions: Shape (steps, weights).
+        panel: What is known of the layer.
         count: How many.
 
     Returns:
         Column numbers, shape (count,) or fewer.
     """
-    codes = np.round(positions[-_TAIL:])
+    codes = np.clip(np.round(panel.positions[-_TAIL:]), panel.low, panel.high)
     switches = (np.diff(codes, axis=0) != 0).sum(axis=0)
     return np.argsort(-switches, kind="stable")[:count]
 
 
-def _trajectories(axes: Axes, panel: Panel) -> None:
-    tail = panel.positions[-_TAIL:]
-    steps = np.arange(len(panel.positions) - len(tail), len(panel.positions))
-    _boundaries(axes.axhline, panel)
-    for weight, colour in zip(restless(panel.positions, _SHOWN), _COLOURS, strict=False):
-        axes.plot(steps, tail[:, weight], color=colour, linewidth=1.0)
+def _trajectories(axes: Axes, distances: NDArray[np.floating]) -> None:
+    """Plots distances from the boundary between two codes; at 0.5 stand the grid points. The scale is linear near 0, else logarithmic."""
+    tail = distances[-_TAIL:]
+    steps = np.arange(len(distances) - len(tail), len(distances))
+    axes.axhline(0.0, color=_RULE, linewidth=0.8, linestyle="--", zorder=0)
+    for end in (-0.5, 0.5):
+        axes.axhline(end, color=_RULE, linewidth=0.8, zorder=0)
+    for weight, colour in zip(tail.T, _COLOURS, strict=False):
+        axes.plot(steps, weight, color=colour, linewidth=0.9)
+    axes.set_yscale("symlog", linthresh=0.02)
+    axes.set_ylim(-1.0, 1.0)
+    ticks = (-0.5, -0.1, -0.02, 0.0, 0.02, 0.1, 0.5)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("step")
-    axes.set_ylim(panel.low - 0.6, panel.high + 0.6)
-    axes.set_yticks(range(panel.low, panel.high + 1))
 
 
 def _histogram(axes: Axes, panel: Panel) -> None:
     last = panel.positions[-1]
-    _boundaries(axes.axvline, panel)
+    _boundaries(axes, panel)
     bins = np.arange(panel.low - 1, panel.high + 1.0001, 0.05)
     axes.hist(last, bins=bins.tolist(), weights=np.full(len(last), 1 / len(last)), color=_COLOURS[0])
-    axes.set_xlabel("latent weight, in steps of the grid (dashed: where its code changes)")
+    axes.set_xlabel("latent weight, in grid steps")
     axes.set_xticks(range(panel.low, panel.high + 1))
 
 
-def _boundaries(line: object, panel: Panel) -> None:
+def _boundaries(axes: Axes, panel: Panel) -> None:
     """Rules where rounding decides: half-way between two codes."""
-    assert callable(line)
     for code in range(panel.low, panel.high):
-        line(code + 0.5, color=_RULE, linewidth=0.8, linestyle="--", zorder=0)
+        axes.axvline(code + 0.5, color=_RULE, linewidth=0.8, linestyle="--", zorder=0)

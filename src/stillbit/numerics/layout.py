@@ -90,7 +90,8 @@ def _kept_axes(x: Tensor, scale: Tensor) -> list[int]:
     """Gives the axes along which the scale varies: none for a scale of one element, whatever its shape."""
     if scale.numel() == 1:
         return []
-    fits = scale.dim() == x.dim() and all(size in (1, whole) for size, whole in zip(scale.shape, x.shape, strict=True))
+    # Not `size in (1, whole)`: torch 2.9 cannot trace that where sizes are symbols.
+    fits = scale.dim() == x.dim() and all(size == 1 or size == whole for size, whole in zip(scale.shape, x.shape, strict=True))
     if not fits:
         raise StillbitError(
             f"a scale of shape {tuple(scale.shape)} was given a latent of shape {tuple(x.shape)}; "

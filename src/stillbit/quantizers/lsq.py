@@ -99,26 +99,12 @@ class LSQ(Quantizer):
             return scale.exp()
         if self.published:
             return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor hangs on the version of torch
-        floored: Tensor = _Floor.apply(scale)
-        return floored
+        # The floored value, with the gradient straight through (the difference is exactly 0), so that a scale below can rise again.
+        return scale.detach().clamp(min=SCALE_FLOOR) + (scale - scale.detach())
 
     def _rounded_zero_point(self, zero_point: Tensor) -> Tensor:
         rounded: Tensor = _RoundZeroPoint.apply(zero_point, *self.limits, self.rounding)
         return rounded
-
-
-class _Floor(torch.autograd.Function):
-    """`max(scale, floor)` with the gradient straight through, so that a scale below can rise again."""
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor) -> Tensor:
-        del ctx
-        return scale.clamp(min=SCALE_FLOOR)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        del ctx
-        return gradient
 
 
 class _RoundZeroPoint(torch.autograd.Function):
