@@ -17,7 +17,9 @@ from stillbit.training.checkpoint import read
 from stillbit.training.data import Data
 from stillbit.training.loop import BEST, LAST, fit
 from stillbit.training.record import read_record
+from stillbit.training.sampler import StepSampler
 from stillbit.training.samples import SeededDataset
+from stillbit.training.seeding import REESTIMATION
 
 # An epoch of the 360 images has 20 steps of 2 x 9, 10 of 2 x 18, or 2 of 2 x 75.
 TWENTY, TEN, TWO = {"batch_size": 9}, {"batch_size": 18}, {"batch_size": 75}
@@ -105,6 +107,26 @@ def test_reestimated_statistics_replace_the_running_ones(tmp_path: Path, runs: M
         _, model, *_ = runs.run(tmp_path / str(batches), data=runs.data_config(**TEN), training=config)
         statistics.append(model[1].running_mean)
     assert not torch.equal(*statistics)
+
+
+def test_reestimation_has_a_stream_of_its_own(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[int, dict[str, Any]]] = []
+    begin = StepSampler.begin
+
+    def note(sampler: StepSampler, epoch: int, *args: int, **more: Any) -> None:
+        begun.append((epoch, more))
+        begin(sampler, epoch, *args, **more)
+
+    monkeypatch.setattr(StepSampler, "begin", note)
+    runs.run(tmp_path, data=runs.data_config(**TWO), training=runs.training_config(epochs=2))
+    own = {"num_steps": 2, "purpose": REESTIMATION}
+    assert begun == [(0, {}), (1, own), (1, {}), (2, own)]  # 4 batches of 2 steps
+
+
+def test_the_epochs_loss_is_the_mean_of_its_steps(tmp_path: Path, runs: ModuleType) -> None:
+    position, *_ = runs.run(tmp_path, data=runs.data_config(**TEN))
+    losses = [event["loss"] for event in events(tmp_path) if event["event"] == "step"]
+    assert position.history[-1]["train_loss"] == sum(losses) / 10
 
 
 def test_checkpoints_come_every_n_steps(tmp_path: Path, runs: ModuleType) -> None:
