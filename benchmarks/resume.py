@@ -35,7 +35,8 @@ SETTINGS = (
     "training.tensorboard=false",
     "data.augment.mixup=0.2",
 )
-FREEZE_EARLY = ("freezing.begin=0.1", "freezing.threshold=0.02", "freezing.final_threshold=0.01")
+# so that weights are pinned before, between and after the kills
+FREEZE_EARLY = ("freezing.begin=0", "freezing.ema_momentum=0.02", "freezing.threshold=0.015", "freezing.final_threshold=0.005")
 
 
 def command(method: str, folder: Path, *options: str) -> list[str]:
