@@ -1,4 +1,7 @@
-"""One thread and one seed for every test, so that parallel tests do not fight for cores."""
+"""One thread and one seed for every test, so that parallel tests do not fight for cores; a table of golden errors after the run."""
+
+import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,3 +12,17 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints the largest error by golden kind. Here and not in tests/golden: pytest-xdist's controller loads no deeper conftest."""
+    largest: dict[str, float] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "golden":
+                for kind, error in json.loads(value).items():
+                    largest[kind] = max(largest.get(kind, 0.0), error)
+    if largest:
+        terminalreporter.section("largest absolute error by golden kind")
+        for kind, error in sorted(largest.items()):
+            terminalreporter.write_line(f"{kind:50s} {error:.2g}")
