@@ -117,6 +117,7 @@ class Product(nn.Module):
 
 class ProductSite:
     output_axis = 0
+    writable = False
 
     def __init__(self, name: str, layer: Product) -> None:
         self.name, self.layer, self.quantizer, self.parameters = name, layer, layer.quantizer, (layer.left, layer.right)

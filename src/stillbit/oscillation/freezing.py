@@ -142,7 +142,7 @@ def _hold(site: WeightSite) -> None:
     A derived latent (a product of weights) cannot be written; there the pin alone holds the code.
     """
     latent, pins = site.latent(), _pins(site)
-    if isinstance(latent, nn.Parameter):
+    if site.writable:
         site.write(pins != FREE, value(pins.to(compute_dtype(latent)), site.quantizer.grid(latent)))
 
 

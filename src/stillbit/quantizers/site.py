@@ -1,7 +1,7 @@
 """Weight sites: what an oscillation method sees of a model. Never a layer, never a closure.
 
-A plain site is a weight and its quantizer. A derived site is a product of weights that is quantized as one (query-key
-reparameterization, arXiv 2302.02210); a method can read it and send gradients through it, but not write it.
+A plain site is a weight, or some rows of one, and its quantizer. A derived site is a product of weights that is quantized as one
+(quantizers/product.py); a method can read it and send gradients through it, but not write it.
 """
 
 from collections.abc import Iterator
@@ -34,6 +34,10 @@ class WeightSite(Protocol):
     def output_axis(self) -> int:
         """Axis of the latent that counts output channels."""
 
+    @property
+    def writable(self) -> bool:
+        """Whether single elements can be written; not of a derived latent."""
+
     def latent(self) -> Tensor:
         """Gives the float weight that is quantized."""
 
@@ -58,6 +62,11 @@ class ParameterSite:
         """The weight."""
         return (self.parameter,)
 
+    @property
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
     def latent(self) -> Tensor:
         """Gives the weight."""
         return self.parameter
@@ -74,6 +83,45 @@ class ParameterSite:
     def write(self, mask: Tensor, value: Tensor) -> None:
         """Sets the weight to `value` where `mask`."""
         self.parameter.copy_(torch.where(mask, value.to(self.parameter.dtype), self.parameter))
+
+
+@dataclass(frozen=True)
+class SliceSite:
+    """Some rows of a weight, quantized by themselves: the value projection within a joint projection of query, key and value."""
+
+    name: str
+    quantizer: Quantizer
+    parameter: Parameter
+    first: int
+    last: int
+    output_axis: int = 0
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The whole weight."""
+        return (self.parameter,)
+
+    @property
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def latent(self) -> Tensor:
+        """Gives the rows `first` to `last`, the latter excluded; a view."""
+        return self.parameter[self.first : self.last]
+
+    @torch.no_grad()
+    def add_gradient(self, gradient: Tensor) -> None:
+        """Adds to these rows of the weight's gradient."""
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.zeros_like(self.parameter)
+        self.parameter.grad[self.first : self.last] += gradient
+
+    @torch.no_grad()
+    def write(self, mask: Tensor, value: Tensor) -> None:
+        """Sets the rows to `value` where `mask`."""
+        rows = self.latent()
+        rows.copy_(torch.where(mask, value.to(rows.dtype), rows))
 
 
 @runtime_checkable

@@ -1,0 +1,49 @@
+"""Learned biases round an activation quantizer.
+
+Source: the "move" parameters of the released code of "Oscillation-free Quantization for Low-bit Vision Transformers" (ICML 2023,
+arXiv 2302.02210). Deviates from it in: a bias that provably changes nothing (docs/methods.md) is not created.
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from stillbit.quantizers.base import Quantizer
+
+
+@final
+class Shifted(nn.Module):
+    """Gives `quantizer(x + before) + after`: an asymmetric grid whose two offsets are learned apart from each other.
+
+    Args:
+        quantizer: The activation quantizer.
+        before: Shape of the bias in front of it, which broadcasts against the input, e.g. (192,), one a channel; None: no bias.
+        after: Shape of the bias behind it; None: no bias.
+
+    Attributes:
+        before: Parameter, zero at first, or None.
+        after: Likewise.
+
+    Example:
+        >>> from stillbit.quantizers import LSQ
+        >>> shifted = Shifted(LSQ(4), before=(3,), after=None)
+        >>> [name for name, _ in shifted.named_parameters()]
+        ['before', 'quantizer.scale']
+    """
+
+    before: Parameter | None
+    after: Parameter | None
+
+    def __init__(self, quantizer: Quantizer, before: tuple[int, ...] | None, after: tuple[int, ...] | None) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        self.register_parameter("before", None if before is None else Parameter(torch.zeros(before)))
+        self.register_parameter("after", None if after is None else Parameter(torch.zeros(after)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gives the shifted values of the codes of the shifted `x`."""
+        x = x if self.before is None else x + self.before
+        x = self.quantizer(x)
+        return x if self.after is None else x + self.after
