@@ -11,7 +11,8 @@ class TrainingConfig:
     """How a model is trained.
 
     Args:
-        epochs: Passes over the training data.
+        epochs: Passes over the training data that the learning rate schedules take; 0 where an annealing stage is the whole run.
+        cooldown_epochs: Passes after them, at the schedules' last values.
         accumulation: Micro-batches that each process accumulates for one optimizer step.
         precision: `fp32`, `fp64`, or autocast to `bf16` or `fp16` (with loss scaling).
         device: `auto` takes the accelerator if there is one, `cpu` does not.
@@ -35,6 +36,7 @@ class TrainingConfig:
     """
 
     epochs: int = 90
+    cooldown_epochs: int = 0
     accumulation: int = 1
     precision: Literal["fp32", "fp64", "bf16", "fp16"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
@@ -53,11 +55,11 @@ class TrainingConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "accumulation", "log_every", "checkpoint_every", "evaluate_every"):
+        for name in ("accumulation", "log_every", "checkpoint_every", "evaluate_every"):
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise RecipeError(f"{name} is {given}; allowed: 1 or more")
-        for name in ("seed", "reestimate_batches"):
+        for name in ("epochs", "cooldown_epochs", "seed", "reestimate_batches"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.precision not in ("fp32", "fp64", "bf16", "fp16"):

@@ -46,6 +46,7 @@ from stillbit.training.seeding import REESTIMATION
 from stillbit.training.signals import StopSignals
 from stillbit.training.snapshot import Snapshot
 from stillbit.training.step import StepFigures, Stepper
+from stillbit.training.timetable import FinalStage, Timetable
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -60,6 +61,7 @@ def fit(
     directory: Path,
     methods: Sequence[Method] = (),
     schedules: Sequence[ScheduleConfig] = (),
+    final_stage: FinalStage | None = None,
     recipe: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Position:
@@ -73,6 +75,7 @@ def fit(
         directory: The run folder; made if it is missing.
         methods: Already attached to the optimizer; saved, restored and reported here.
         schedules: Of the learning rate, one a parameter group; empty means constant rates.
+        final_stage: Epochs after those of `config`, at a rate of their own; None: no more.
         recipe: What the run was made from, as plain data; goes into the record and the checkpoints.
         resume: Continue from the folder's `last.pt`.
 
@@ -80,7 +83,7 @@ def fit(
         Where the run ended, with the figures of each epoch.
 
     Raises:
-        RecipeError: If the optimizer misses a parameter, or the device cannot do the precision.
+        RecipeError: If the optimizer misses a parameter, there is no epoch to train, or the device cannot do the precision.
         DataError: If a batch cannot be used.
         CheckpointError: If a checkpoint cannot be read or written, or is of another run.
         DivergedError: If a loss or a parameter is not finite, or the accuracy has collapsed.
@@ -88,12 +91,13 @@ def fit(
     """
     check_complete(model, optimizer)
     directory.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, optimizer, data, config, directory, methods, schedules, recipe)
+    timetable = Timetable(config.epochs, config.cooldown_epochs, final_stage)
+    run = _Run(model, optimizer, data, config, timetable, directory, methods, schedules, recipe)
     if resume:
         run.position = run.snapshot.load(directory / LAST)
     with run.signals, run.report, _deterministic_kernels(config.deterministic):
         facts = {"recipe": recipe, "images_per_step": run.images_per_step, **run.snapshot.run}
-        run.report.start(run.position.step, config.epochs * run.steps_per_epoch, resumed=resume, facts=facts)
+        run.report.start(run.position.step, timetable.total * run.steps_per_epoch, resumed=resume, facts=facts)
         run.train()
     return run.position
 
@@ -107,12 +111,14 @@ class _Run:
         optimizer: torch.optim.Optimizer,
         data: Data,
         config: TrainingConfig,
+        timetable: Timetable,
         directory: Path,
         methods: Sequence[Method],
         schedules: Sequence[ScheduleConfig],
         recipe: Mapping[str, Any] | None,
     ) -> None:
         self.model, self.data, self.config, self.directory, self.methods = model, data, config, directory, methods
+        self.epochs = timetable.total
         device = place(model, config)
         self.processes = start_processes(config)
         rank, world = self.processes.process_index, self.processes.num_processes
@@ -123,7 +129,7 @@ class _Run:
         form = (device, training_dtype(config), memory_format(config))
         self.train_batches = Batches(data.train, self.sampler, data, *form)
         self.val_batches = validation_batches(data, *form, rank, world)
-        self.rates = LearningRates(optimizer, schedules, config.epochs, self.steps_per_epoch)
+        self.rates = LearningRates(optimizer, schedules, timetable, self.steps_per_epoch)
         scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         network = wrap(model, self.processes)
         if config.compile:
@@ -139,10 +145,10 @@ class _Run:
         """Take all steps that are left."""
         if not self.position.history and self.position.step == 0:
             self.begin()
-        for epoch in range(self.position.epoch + 1, self.config.epochs + 1):
+        for epoch in range(self.position.epoch + 1, self.epochs + 1):
             self.train_epoch(epoch)
             figures = self.position.close_epoch(self.steps_per_epoch)
-            last = epoch == self.config.epochs
+            last = epoch == self.epochs
             if last or epoch % self.config.evaluate_every == 0:
                 figures |= self.evaluate(last=last)
             self.end_epoch(figures)
@@ -152,7 +158,7 @@ class _Run:
         """Evaluate and save the model as it comes: a run that fails early leaves a checkpoint, and a full disk shows now."""
         if self.config.evaluate_first:
             self.position.history.append({"epoch": 0, **_figures(self.validate())})
-            self.report.epoch(self.config.epochs, self.position.history[-1])
+            self.report.epoch(self.epochs, self.position.history[-1])
         self.save(LAST)
 
     def train_epoch(self, epoch: int) -> None:
@@ -188,7 +194,7 @@ class _Run:
         for method in self.methods:
             figures |= method.metrics()
         self.position.history.append(figures)
-        self.report.epoch(self.config.epochs, figures)
+        self.report.epoch(self.epochs, figures)
         if figures.get("val_top1", -1.0) > self.position.best_top1:
             self.position.best_top1 = figures["val_top1"]
             self.save(BEST)
