@@ -5,6 +5,7 @@ from PIL import Image
 
 from stillbit.errors import RecipeError
 from stillbit.training.augment import AugmentConfig, build_transform, mix
+from stillbit.training.seeding import seeded
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
@@ -88,6 +89,18 @@ def test_erasing_fills_normalized_images_with_the_mean() -> None:
     assert sorted(tensor.unique().tolist()) == [0.0, 2.0]
 
 
+def test_pixel_erasing_fills_with_seeded_noise() -> None:
+    transform = build_transform(AugmentConfig(random_erasing=1.0, erasing_mode="pixel"), 16, 3, "bilinear", 1.0, MEAN, STD)
+    tensors = []
+    for seed in (1, 1, 2):
+        with seeded(seed):
+            tensors.append(transform(Image.new("RGB", (40, 40), "white")))
+    first, again, other = tensors
+    assert len(first.unique()) > 10
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -95,8 +108,10 @@ def test_erasing_fills_normalized_images_with_the_mean() -> None:
         ({"ratio": (2.0, 1.0)}, r"ratio is \[2.0, 1.0\]"),
         ({"hflip": 1.5}, "hflip is 1.5; allowed: 0 to 1"),
         ({"mixup": -0.1}, "mixup is -0.1; allowed: 0 or more"),
+        ({"erasing_mode": "rand"}, "erasing_mode is 'rand'; allowed: const, pixel"),
+        ({"repeats": 0}, "repeats is 0; allowed: 1 or more"),
     ],
-    ids=["one-number", "descending", "probability", "negative"],
+    ids=["one-number", "descending", "probability", "negative", "erasing-mode", "repeats"],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stillbit.errors import DataError, RecipeError
@@ -58,6 +59,13 @@ def test_timms_factory_opens_torchvision_data_sets(tmp_path: Path) -> None:
     data = load_data(folder_config(tmp_path, name="torch/image_folder"))
     assert (len(data.train), data.num_classes) == (3, 2)
     assert data.val[SampleKey(0, 2)][1] == 1
+
+
+def test_validation_has_an_interpolation_of_its_own() -> None:
+    settings = [{"interpolation": "random", "val_interpolation": "bicubic"}, {"interpolation": "bicubic"}, {"interpolation": "bilinear"}]
+    own, bicubic, bilinear = (load_data(DataConfig(name="digits", image_size=20, **more)).val[SampleKey(0, 0)][0] for more in settings)
+    assert torch.equal(own, bicubic)
+    assert not torch.equal(own, bilinear)
 
 
 def test_a_truncated_image_is_named_with_its_path(tmp_path: Path) -> None:
@@ -122,9 +130,11 @@ def test_a_data_set_that_cannot_be_opened_gives_one_line(tmp_path: Path) -> None
         ({"batch_size": 0}, "batch_size is 0; allowed: 1 or more"),
         ({"workers": -1}, "workers is -1"),
         ({"crop_pct": 0.0}, "crop_pct is 0.0"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'; allowed: bilinear, .*, random"),
+        ({"interpolation": "random"}, "val_interpolation is 'random'; allowed: bilinear, bicubic"),
         ({"mean": (0.5,)}, r"mean is \[0.5\]; allowed: 3 numbers"),
     ],
-    ids=["channels", "batch_size", "workers", "crop_pct", "mean"],
+    ids=["channels", "batch_size", "workers", "crop_pct", "interpolation", "random", "mean"],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

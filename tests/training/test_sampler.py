@@ -1,3 +1,4 @@
+from collections import Counter
 from itertools import chain
 
 import pytest
@@ -7,8 +8,8 @@ from stillbit.training.sampler import OrderedSampler, SampleKey, StepSampler
 from stillbit.training.seeding import REESTIMATION
 
 
-def micro_batches(accumulation: int, rank: int = 0, world: int = 1, **begin: int) -> list[list[SampleKey]]:
-    sampler = StepSampler(50, batch_size=4, seed=3, accumulation=accumulation, rank=rank, world=world)
+def micro_batches(accumulation: int, rank: int = 0, world: int = 1, repeats: int = 1, **begin: int) -> list[list[SampleKey]]:
+    sampler = StepSampler(50, batch_size=4, seed=3, accumulation=accumulation, rank=rank, world=world, repeats=repeats)
     sampler.begin(**{"epoch": 1, **begin})
     batches = list(sampler)
     assert len(sampler) == len(batches)
@@ -19,6 +20,32 @@ def test_every_sample_comes_at_most_once() -> None:
     samples = [key.sample for key in chain(*micro_batches(1))]
     assert len(samples) == len(set(samples)) == 48  # 12 steps of 4; 2 of 50 are left out
     assert set(samples) <= set(range(50))
+
+
+def test_repeated_samples_come_as_often_as_asked_each_time_with_a_seed_of_its_own() -> None:
+    keys = list(chain(*micro_batches(1, repeats=3)))
+    times = Counter(key.sample for key in keys)
+    assert len(keys) == 48
+    assert set(times.values()) == {3}
+    assert len({key.seed for key in keys}) == 48
+
+
+def test_repetition_that_does_not_divide_the_epoch_ends_in_a_part() -> None:
+    assert sorted(Counter(key.sample for key in chain(*micro_batches(1, repeats=7))).values()) == [6, *[7] * 6]
+
+
+def test_reestimation_does_not_repeat() -> None:
+    assert micro_batches(1, repeats=3, purpose=REESTIMATION) == micro_batches(1, purpose=REESTIMATION)
+
+
+@pytest.mark.parametrize("first_step", [1, 5])
+def test_a_repeated_epoch_may_begin_anywhere(first_step: int) -> None:
+    assert micro_batches(2, repeats=3, first_step=first_step) == micro_batches(2, repeats=3)[2 * first_step :]
+
+
+def test_two_ranks_see_what_one_process_sees_of_repeated_samples() -> None:
+    ranks = [micro_batches(accumulation=1, rank=rank, world=2, repeats=3) for rank in range(2)]
+    assert list(chain(*zip(*ranks, strict=True))) == micro_batches(accumulation=2, repeats=3)
 
 
 def test_two_ranks_see_what_one_accumulating_process_sees() -> None:

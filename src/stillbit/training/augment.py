@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ class AugmentConfig:
         color_jitter: Strength of brightness, contrast and saturation jitter; 0 switches it off.
         auto_augment: timm's policy string, for example `rand-m9-mstd0.5`; None switches it off.
         random_erasing: Probability that a rectangle is erased.
+        erasing_mode: What it is filled with: `const`, the mean; or `pixel`, normal noise, as published for vision transformers.
+        repeats: How often each image of an epoch comes in it, each time augmented anew (repeated augmentation, arXiv 1902.05509);
+            the epoch keeps its number of images, so it has as many times fewer different ones.
         mixup: Alpha of the beta distribution; 0 switches mixup off.
         cutmix: Likewise for cutmix. With both on, each batch is mixed by one of them, chosen evenly.
         mix_probability: Share of micro-batches that are mixed.
@@ -36,6 +39,8 @@ class AugmentConfig:
     color_jitter: float = 0.0
     auto_augment: str | None = None
     random_erasing: float = 0.0
+    erasing_mode: Literal["const", "pixel"] = "const"
+    repeats: int = 1
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_probability: float = 1.0
@@ -51,6 +56,10 @@ class AugmentConfig:
         for name in ("color_jitter", "mixup", "cutmix"):
             if getattr(self, name) < 0.0:
                 raise RecipeError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.erasing_mode not in ("const", "pixel"):
+            raise RecipeError(f"erasing_mode is {self.erasing_mode!r}; allowed: const, pixel")
+        if self.repeats < 1:
+            raise RecipeError(f"repeats is {self.repeats}; allowed: 1 or more")
 
 
 class Mixed(NamedTuple):
@@ -84,7 +93,7 @@ def build_transform(
 
     Returns:
         A function from a PIL image to a tensor (C, H, W): uint8 in 0..255, cheap to send; or float and normalized
-        where random erasing is on, because it fills with the mean.
+        where random erasing is on, because it fills with the mean or with normal noise.
     """
     from timm.data import create_transform
 
@@ -104,6 +113,7 @@ def build_transform(
             mean=mean,
             std=std,
             re_prob=config.random_erasing,
+            re_mode=config.erasing_mode,
             normalize=config.random_erasing > 0.0,
         )
     return cast(Callable[[Any], Tensor], transform)

@@ -12,6 +12,7 @@ from stillbit.training.augment import AugmentConfig, build_transform
 from stillbit.training.digits import Digits
 from stillbit.training.samples import SeededDataset, Source
 
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "box", "hamming", "lanczos")
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -33,7 +34,8 @@ class DataConfig:
         batch_size: Images of a micro-batch, on each process.
         val_batch_size: Images of a validation batch; None means `batch_size`.
         workers: Processes that decode, on each process; 0 decodes in the training process.
-        interpolation: `bilinear`, `bicubic`, `nearest`, `box`, `hamming`, `lanczos`, or `random` (training only).
+        interpolation: `bilinear`, `bicubic`, `nearest`, `box`, `hamming`, `lanczos`, or `random` (of the first two; training only).
+        val_interpolation: Likewise for validation images; None means `interpolation`, which then may not be `random`.
         crop_pct: Side of the validation crop as a fraction of the resized image; 0.9 resizes to 248 for 224.
         mean: Channel means of pixels in 0..1; None means ImageNet's (their mean, for grey).
         std: Channel deviations, likewise.
@@ -55,6 +57,7 @@ class DataConfig:
     val_batch_size: int | None = None
     workers: int = 4
     interpolation: str = "bilinear"
+    val_interpolation: str | None = None
     crop_pct: float = 0.9
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -67,6 +70,10 @@ class DataConfig:
             given = getattr(self, name)
             if given is not None and given < 1:
                 raise RecipeError(f"{name} is {given}; allowed: 1 or more")
+        for name, given in (("interpolation", self.interpolation), ("val_interpolation", self.val_interpolation or self.interpolation)):
+            allowed = (*_INTERPOLATIONS, "random") if name == "interpolation" else _INTERPOLATIONS
+            if given not in allowed:
+                raise RecipeError(f"{name} is {given!r}; allowed: {', '.join(allowed)}")
         if self.workers < 0:
             raise RecipeError(f"workers is {self.workers}; allowed: 0 or more")
         if not 0.0 < self.crop_pct <= 1.0:
@@ -182,7 +189,8 @@ def _classes(source: Source) -> list[str] | None:
 
 def _samples(config: DataConfig, source: Source, augment: AugmentConfig | None) -> SeededDataset:
     mean, std = config.normalization
+    interpolation = config.interpolation if augment is not None else config.val_interpolation or config.interpolation
     transform: Callable[[Any], Tensor] = build_transform(
-        augment, config.image_size, config.channels, config.interpolation, config.crop_pct, mean, std
+        augment, config.image_size, config.channels, interpolation, config.crop_pct, mean, std
     )
     return SeededDataset(source, transform, mode="RGB" if config.channels == 3 else "L")

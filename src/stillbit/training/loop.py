@@ -123,7 +123,8 @@ class _Run:
         self.processes = start_processes(config)
         rank, world = self.processes.process_index, self.processes.num_processes
         batch_size, accumulation = data.config.batch_size, config.accumulation
-        self.sampler = StepSampler(len(data.train), batch_size, config.seed, accumulation, rank, world)
+        repeats = data.config.augment.repeats
+        self.sampler = StepSampler(len(data.train), batch_size, config.seed, accumulation, rank, world, repeats)
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.images_per_step = batch_size * accumulation * world
         form = (device, training_dtype(config), memory_format(config))

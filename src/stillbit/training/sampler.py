@@ -34,18 +34,31 @@ class StepSampler(Sampler[list[SampleKey]]):
         accumulation: Micro-batches that a rank accumulates for one step.
         rank: This process, 0 to world - 1.
         world: Number of processes.
+        repeats: How often a sample that is chosen for a training epoch comes in it, each time with a seed of its own (repeated
+            augmentation, arXiv 1902.05509). The epoch keeps its length, so it has as many times fewer samples. The copies are neighbours;
+            timm's sampler deals them out to the ranks instead, of which the gradient of a step knows nothing.
 
     Raises:
         DataError: If the data set does not fill one step.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, accumulation: int = 1, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        accumulation: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        repeats: int = 1,
+    ) -> None:
         self._num_samples = num_samples
         self._batch_size = batch_size
         self._seed = seed
         self._accumulation = accumulation
         self._rank = rank
         self._world = world
+        self._repeats = repeats
         self._stream = (ORDER, 0)
         self._steps = range(self.steps_per_epoch)
         if not self._steps:
@@ -78,6 +91,8 @@ class StepSampler(Sampler[list[SampleKey]]):
         """Give this rank's micro-batches."""
         generator = np.random.default_rng(derive_seed(self._seed, *self._stream))
         order = generator.permutation(self._num_samples)
+        if self._stream[0] == ORDER:  # statistics are better of many samples
+            order = order.repeat(self._repeats)[: self._num_samples]
         seeds = generator.integers(0, 2**63, self._num_samples)
         for step in self._steps:
             for a in range(self._accumulation):
