@@ -14,7 +14,7 @@ from torch import nn
 
 from stillbit.errors import CheckpointError, RecipeError
 from stillbit.oscillation import Method, TrackingConfig
-from stillbit.prepare import Coverage, prepare, scales, weights
+from stillbit.prepare import Coverage, prepare, scales, undecayed, weights
 from stillbit.prepare.calibrate import calibrate
 from stillbit.recipes.load import dump, load, resolve
 from stillbit.recipes.mapping import to_mapping
@@ -25,9 +25,8 @@ from stillbit.training.batches import calibration_batches, validation_batches
 from stillbit.training.data import Data, load_data
 from stillbit.training.evaluate import Evaluation, evaluate
 from stillbit.training.loop import BEST, LAST, fit
-from stillbit.training.optim import JointOptimizer, build_optimizer
+from stillbit.training.optim import JointOptimizer, build_optimizer, group_schedules
 from stillbit.training.processes import autocast, memory_format, place, start_processes, training_dtype
-from stillbit.training.rates import ScheduleConfig
 from stillbit.training.sampler import StepSampler
 from stillbit.training.seeding import seed_all
 
@@ -98,7 +97,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
         recipe.training,
         directory=folder,
         methods=parts.methods,
-        schedules=_schedules(recipe, parts.optimizer),
+        schedules=group_schedules(parts.optimizer, recipe.optimizer, recipe.scale_optimizer),
         recipe=to_mapping(recipe),
         resume=start is not None,
     )
@@ -156,7 +155,8 @@ def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
     processes = start_processes(recipe.training)
     data = load_data(recipe.data)
     model, coverage = _build_model(recipe, data, start)
-    optimizer = build_optimizer(weights(model), scales(model), recipe.optimizer, recipe.scale_optimizer)
+    settings = recipe.optimizer, recipe.scale_optimizer
+    optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
     methods = _build_methods(recipe, model, _num_steps(recipe, data, processes))
     for method in methods:
         method.attach(optimizer)
@@ -197,12 +197,6 @@ def _num_steps(recipe: Recipe, data: Data, processes: Accelerator) -> int:
     rank, world = processes.process_index, processes.num_processes
     sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
     return settings.epochs * sampler.steps_per_epoch
-
-
-def _schedules(recipe: Recipe, optimizer: JointOptimizer) -> tuple[ScheduleConfig, ...]:
-    """Return one schedule a parameter group: weights first, scales second."""
-    of_scales = recipe.scale_optimizer or recipe.optimizer
-    return (recipe.optimizer.schedule, of_scales.schedule)[: len(optimizer.param_groups)]
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

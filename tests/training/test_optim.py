@@ -6,7 +6,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from stillbit.errors import RecipeError
-from stillbit.training.optim import JointOptimizer, OptimizerConfig, build_optimizer, check_complete
+from stillbit.training.optim import JointOptimizer, OptimizerConfig, build_optimizer, check_complete, group_schedules
+from stillbit.training.rates import ScheduleConfig
 
 
 def two_parameters() -> tuple[nn.Parameter, nn.Parameter]:
@@ -193,6 +194,37 @@ def test_scales_without_settings_of_their_own_do_not_decay() -> None:
     weight, scale = two_parameters()
     optimizer = build_optimizer([weight], [scale], OptimizerConfig("sgd", weight_decay=0.1))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_what_should_not_decay_is_a_group_of_its_own(name: str) -> None:
+    weight, scale = two_parameters()
+    norm = nn.Parameter(torch.ones(3))
+    config = OptimizerConfig(name, lr=0.1, weight_decay=0.05, decay_norms=False)
+    optimizer = build_optimizer([weight, norm], [scale], config, undecayed=[norm])
+    found = [(group["params"], group["weight_decay"], group["lr"]) for group in optimizer.param_groups]
+    assert found == [([weight], 0.05, 0.1), ([norm], 0.0, 0.1), ([scale], 0.0, 0.1)]
+    assert len(optimizer.parts) == 2
+
+
+def test_norms_decay_by_default() -> None:
+    weight, norm = two_parameters()
+    optimizer = build_optimizer([weight, norm], [], OptimizerConfig("adamw", weight_decay=0.05), undecayed=[norm])
+    assert [(len(group["params"]), group["weight_decay"]) for group in optimizer.param_groups] == [(2, 0.05)]
+
+
+@pytest.mark.parametrize("decay_norms", [True, False])
+@pytest.mark.parametrize("own", [True, False], ids=["own-scales", "joint"])
+def test_each_group_has_the_schedule_of_its_settings(decay_norms: bool, own: bool) -> None:
+    weight, scale = two_parameters()
+    norm = nn.Parameter(torch.ones(3))
+    config = OptimizerConfig("adamw", decay_norms=decay_norms, schedule=ScheduleConfig("cosine"))
+    of_scales = OptimizerConfig("adam", schedule=ScheduleConfig("linear")) if own else None
+    built = build_optimizer([weight, norm], [scale], config, of_scales, undecayed=[norm])
+    kinds = [schedule.kind for schedule in group_schedules(built, config, of_scales)]
+    assert kinds == ["cosine"] * (1 if decay_norms else 2) + ["linear" if own else "cosine"]
+    alone = build_optimizer([weight], [], config)
+    assert group_schedules(alone, config, of_scales) == (config.schedule,)
 
 
 def test_a_float_model_has_one_part() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stillbit.errors import RecipeError
 from stillbit.training.rates import ScheduleConfig
@@ -114,7 +114,9 @@ class OptimizerConfig:
         name: `sgd`, `adam`, `adamw` (torch's own), or the name of any timm optimizer.
         lr: Learning rate at the beginning of the schedule.
         momentum: Of SGD and of timm optimizers that have one.
-        weight_decay: Acts on every parameter of the group, normalization and biases too, as published.
+        weight_decay: Acts on every weight; on scales only in a `scale_optimizer` of their own.
+        decay_norms: Whether it also acts on biases, norms, tokens, position embeddings and learned shifts
+            (`stillbit.prepare.undecayed`): true as published for convolutional networks, false for vision transformers.
         nesterov: Nesterov momentum; `sgd` only.
         betas: Of Adam's family; None means the optimizer's own.
         schedule: How the learning rate moves.
@@ -127,6 +129,7 @@ class OptimizerConfig:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 0.0
+    decay_norms: bool = True
     nesterov: bool = False
     betas: tuple[float, float] | None = None
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -146,6 +149,8 @@ def build_optimizer(
     scales: Sequence[nn.Parameter],
     optimizer: OptimizerConfig,
     scale_optimizer: OptimizerConfig | None = None,
+    *,
+    undecayed: Sequence[nn.Parameter] = (),
 ) -> JointOptimizer:
     """Build the optimizer of a run: one part for the weights, one for the scales.
 
@@ -154,18 +159,36 @@ def build_optimizer(
         scales: Parameters of quantizers; may be empty (a float model), then there is one part.
         optimizer: Settings of the weights.
         scale_optimizer: Settings of the scales. None means those of the weights without weight decay, which would pull
-            every scale towards zero. The published recipe is `OptimizerConfig("adam", lr=1e-5)`.
+            every scale towards zero. The published recipe of convolutional networks is `OptimizerConfig("adam", lr=1e-5)`.
+        undecayed: Those of the weights that `decay_norms: false` keeps from decay.
 
     Returns:
-        The joint optimizer; its groups are weights first, scales second.
+        The joint optimizer: one part for the weights, whose groups are those that decay and those that do not, and one for the scales.
 
     Raises:
         RecipeError: If an optimizer name is unknown, or cannot carry an oscillation method.
     """
-    parts = [_build_part(weights, optimizer)]
+    parts = [_build_part(_groups(weights, () if optimizer.decay_norms else undecayed), optimizer)]
     if scales:
-        parts.append(_build_part(scales, scale_optimizer or replace(optimizer, weight_decay=0.0)))
+        parts.append(_build_part(_groups(scales), scale_optimizer or replace(optimizer, weight_decay=0.0)))
     return JointOptimizer(*parts)
+
+
+def group_schedules(
+    built: JointOptimizer, optimizer: OptimizerConfig, scale_optimizer: OptimizerConfig | None = None
+) -> tuple[ScheduleConfig, ...]:
+    """Gives the schedule of each parameter group: that of the settings that its part was built from.
+
+    Args:
+        built: What `build_optimizer` made of the settings.
+        optimizer: Settings of the weights.
+        scale_optimizer: Settings of the scales; None means those of the weights.
+
+    Returns:
+        One schedule a group.
+    """
+    settings = (optimizer, scale_optimizer or optimizer)[: len(built.parts)]
+    return tuple(one.schedule for one, part in zip(settings, built.parts, strict=True) for _ in part.param_groups)
 
 
 def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -187,24 +210,32 @@ def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _build_part(parameters: Sequence[Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
+def _groups(parameters: Sequence[nn.Parameter], undecayed: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
+    apart = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [{"params": [parameter for parameter in parameters if id(parameter) not in apart]}]
+    if apart:
+        groups.append({"params": list(undecayed), "weight_decay": 0.0})
+    return groups
+
+
+def _build_part(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     shared: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.betas is not None:
         shared["betas"] = config.betas
     if config.name == "sgd":  # timm's "sgd" is Nesterov; the published recipe is not
-        return torch.optim.SGD(parameters, momentum=config.momentum, nesterov=config.nesterov, **shared)
+        return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **shared)
     if config.name == "adam":
-        return torch.optim.Adam(parameters, **shared)
+        return torch.optim.Adam(groups, **shared)
     if config.name == "adamw":
-        return torch.optim.AdamW(parameters, **shared)
-    return _build_timm_part(parameters, config, shared)
+        return torch.optim.AdamW(groups, **shared)
+    return _build_timm_part(groups, config, shared)
 
 
-def _build_timm_part(parameters: Sequence[Tensor], config: OptimizerConfig, shared: dict[str, Any]) -> torch.optim.Optimizer:
+def _build_timm_part(groups: list[dict[str, Any]], config: OptimizerConfig, shared: dict[str, Any]) -> torch.optim.Optimizer:
     from timm.optim import create_optimizer_v2, list_optimizers
 
     if config.name not in list_optimizers():  # excludes lookahead_*, whose step runs no hooks
         raise RecipeError(f"optimizer name is {config.name!r}; allowed: sgd, adam, adamw, or a timm optimizer")
-    built = create_optimizer_v2(list(parameters), opt=config.name, momentum=config.momentum, filter_bias_and_bn=False, **shared)
+    built = create_optimizer_v2(groups, opt=config.name, momentum=config.momentum, filter_bias_and_bn=False, **shared)
     assert isinstance(built, torch.optim.Optimizer)
     return built
