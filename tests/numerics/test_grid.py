@@ -129,8 +129,20 @@ def test_grid_limits_are_the_values_of_the_outermost_codes_and_pass_gradients() 
         ((-3.5, -1.0), {"bits": 3, "symmetric": False}, (0.5, 7.0, False)),
         ((2.0, 7.0), {"bits": 3, "symmetric": False}, (1.0, 0.0, False)),
         ((0.0, 0.0), {"bits": 3, "symmetric": True}, (SCALE_FLOOR / 7, 0.0, False)),
+        ((0.0, 6.0), {"bits": 3, "symmetric": True, "signed": True}, (2.0, 0.0, True)),
+        ((-9.0, 7.0), {"bits": 3, "symmetric": True, "signed": False}, (1.0, 0.0, False)),
     ],
-    ids=["signed", "unsigned", "zero is always inside", "asymmetric", "asymmetric, all negative", "asymmetric, all positive", "all zero"],
+    ids=[
+        "signed",
+        "unsigned",
+        "zero is always inside",
+        "asymmetric",
+        "asymmetric, all negative",
+        "asymmetric, all positive",
+        "all zero",
+        "signed by order",
+        "unsigned by order",
+    ],
 )
 def test_fit_range(ends: tuple[float, float], options: Any, expected: tuple[float, float, bool]) -> None:
     fitted = fit_range(torch.tensor([ends[0]]), torch.tensor([ends[1]]), **options)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from stillbit.errors import RecipeError
-from stillbit.numerics.ranges import CurrentMinMax, MSEGoldenSection, MSEGrid, RangeConfig, RunningMinMax
+from stillbit.numerics.ranges import CurrentMinMax, MeanMagnitude, MSEGoldenSection, MSEGrid, RangeConfig, RunningMinMax
+from stillbit.quantizers import LSQ
 
 
 @pytest.mark.parametrize(
@@ -14,8 +15,9 @@ from stillbit.numerics.ranges import CurrentMinMax, MSEGoldenSection, MSEGrid, R
         ({"search": "golden_section"}, MSEGoldenSection),
         ({"estimator": "current_minmax", "percentile": 1.0}, CurrentMinMax),
         ({"estimator": "running_minmax", "momentum": 0.5}, RunningMinMax),
+        ({"estimator": "mean_magnitude", "signed": False}, MeanMagnitude),
     ],
-    ids=["mse_grid", "mse_golden_section", "current_minmax", "running_minmax"],
+    ids=["mse_grid", "mse_golden_section", "current_minmax", "running_minmax", "mean_magnitude"],
 )
 def test_each_estimator_gets_its_settings(settings: dict[str, Any], kind: type) -> None:
     estimator = RangeConfig(**settings).build(symmetric=True, bits=4, channel_axis=1)
@@ -43,7 +45,9 @@ def test_each_build_is_fresh() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "max"}, "estimator is 'max'; allowed are mse, current_minmax, running_minmax"),
+        ({"estimator": "max"}, "estimator is 'max'; allowed are mse, current_minmax, running_minmax, mean_magnitude"),
+        ({"signed": 1}, "signed is 1; allowed are True, False, None"),
+        ({"estimator": "mean_magnitude", "momentum": 0.5}, "momentum is read by the estimator 'running_minmax' only"),
         ({"search": "random"}, "search is 'random'; allowed are grid, golden_section"),
         ({"candidates": 0}, "candidates is 0; allowed are whole numbers from 1"),
         ({"margin": -0.1}, "margin is -0.1; allowed are numbers from 0"),
@@ -60,3 +64,55 @@ def test_bad_settings_are_refused_in_one_line(settings: dict[str, Any], message:
     with pytest.raises(RecipeError) as refused:
         RangeConfig(**settings)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"signed": True}, "signed is True; allowed are None on asymmetric grids"),
+        ({"estimator": "mean_magnitude"}, "estimator is 'mean_magnitude'; allowed are on asymmetric grids mse"),
+    ],
+    ids=["signed", "mean_magnitude"],
+)
+def test_what_asymmetric_grids_cannot_have(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as refused:
+        RangeConfig(**settings).build(symmetric=False, bits=4)
+    assert message in str(refused.value)
+
+
+SETTINGS = {
+    "grid": {},
+    "golden_section": {"search": "golden_section"},
+    "current_minmax": {"estimator": "current_minmax"},
+    "percentile": {"estimator": "current_minmax", "percentile": 1.0},
+    "running_minmax": {"estimator": "running_minmax"},
+    "mean_magnitude": {"estimator": "mean_magnitude"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+@pytest.mark.parametrize("lowest", [-1.0, 0.0], ids=["two-sided", "one-sided"])
+@pytest.mark.parametrize("signed", [True, False, None], ids=["signed", "unsigned", "by the data"])
+def test_the_sign_of_the_grid(settings: dict[str, Any], lowest: float, signed: bool | None) -> None:
+    x = torch.randn(400).clamp(min=lowest)
+    quantizer = LSQ(3)
+    quantizer.range_config = RangeConfig(**settings, signed=signed)
+    quantizer.set_range(*quantizer.range_config.build(symmetric=True, bits=3).update(x))
+    assert quantizer.is_signed is (lowest < 0 if signed is None else signed)
+    assert quantizer.limits == ((-4, 3) if quantizer.is_signed else (0, 7))
+
+
+@pytest.mark.parametrize("lowest", [-2.0, 0.0], ids=["two-sided", "one-sided"])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_the_search_measures_the_grid_that_it_will_get(lowest: float, signed: bool) -> None:
+    x = torch.randn(2000).clamp(min=lowest)
+    config = RangeConfig(signed=signed)
+    quantizer = LSQ(3)
+    quantizer.range_config = config
+
+    def error(x_max: float) -> float:
+        quantizer.set_range(-x_max if signed else 0.0, x_max)
+        return float((quantizer(x) - x).square().sum().detach())
+
+    found = float(config.build(symmetric=True, bits=3).update(x)[1])
+    assert error(found) <= min(error(found * factor) for factor in (0.7, 0.85, 1.2, 1.4))

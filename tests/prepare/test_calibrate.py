@@ -160,6 +160,32 @@ def test_transposed_convolutions_count_channels_along_axis_1(estimator: str, per
     assert torch.equal(quantizer.scale, expected)
 
 
+@pytest.mark.parametrize(
+    ("scale_shape", "reduced"),
+    [((1, 5, 3, 1), (0, 3)), ((1, 5, 1, 1), (0, 2, 3)), ((1, 1, 1, 4), (0, 1, 2)), ((1, 5, 3, 4), (0,))],
+    ids=["token and head", "token", "channel", "all but the batch"],
+)
+@pytest.mark.parametrize("estimator", ["current_minmax", "mean_magnitude", "mse"])
+def test_scales_along_neighbouring_axes(scale_shape: tuple[int, ...], reduced: tuple[int, ...], estimator: str) -> None:
+    quantizer, x = LSQ(4, scale_shape), torch.randn(2, 5, 3, 4)
+    quantizer.range_config = RangeConfig(estimator=estimator)
+    model = nn.Sequential(nn.Unflatten(1, (5, 3)), quantizer, nn.Flatten(), nn.Linear(60, 1))
+    calibrate(model, [x.reshape(2, 15, 4)])
+    expected = {
+        "current_minmax": x.abs().amax(reduced, keepdim=True) / 7,
+        "mean_magnitude": 2 * x.abs().mean(reduced, keepdim=True) / 7**0.5,
+        "mse": None,
+    }[estimator]
+    if expected is None:  # each slice for itself, but for the span of the search, which the whole tensor has
+        expected = (
+            quantizer.range_config.build(symmetric=True, bits=4, channel_axis=0)
+            .update(x.permute(*(axis for axis in range(4) if axis not in reduced), *reduced).reshape(quantizer.scale.numel(), -1))[1]
+            .reshape(scale_shape)
+            / 7
+        )
+    torch.testing.assert_close(quantizer.scale.detach(), expected, rtol=1e-6, atol=0)  # float32: sums in another order
+
+
 @pytest.mark.parametrize("loader", [[], iter(())], ids=["list", "iterator"])
 def test_an_empty_loader_is_refused(loader: Any) -> None:
     with pytest.raises(DataError, match="loader without a batch"):

@@ -85,6 +85,40 @@ def test_one_bit_is_for_unsigned_latents(kind: Callable[..., Quantizer]) -> None
 
 
 @kinds
+@pytest.mark.parametrize("shape", [(8, 257, 192), (197, 192), (2, 3, 197, 192)], ids=str)
+def test_an_input_that_the_scales_do_not_fit_is_refused(kind: Callable[..., Quantizer], shape: tuple[int, ...]) -> None:
+    quantizer = calibrated(kind, scale_shape=(1, 197, 1))
+    quantizer.label = "blocks.0.attn.input_quantizer.quantizer"
+    message = (
+        "quantizer blocks.0.attn.input_quantizer.quantizer has scales for inputs of shape (*, 197, *) and was given "
+        f"{shape}; per-token scales serve one image size, allowed: that size, or activation_scales 'tensor'"
+    )
+    with pytest.raises(PrepareError) as refused:
+        quantizer(torch.zeros(shape))
+    assert str(refused.value) == message
+    assert quantizer(torch.zeros(8, 197, 192)).shape == (8, 197, 192)
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("shape", "scale_shape"),
+    [((2, 5, 3, 4), (1, 5, 3, 1)), ((2, 5, 4), (1, 5, 1)), ((2, 5, 4), (1, 1, 4)), ((2, 5, 4), (1, 5, 4))],
+    ids=["token and head", "token", "channel", "token and channel"],
+)
+def test_scales_of_several_axes_quantize_each_slice_alone(
+    kind: Callable[..., Quantizer], shape: tuple[int, ...], scale_shape: tuple[int, ...]
+) -> None:
+    x, whole = torch.randn(shape), calibrated(kind, scale_shape=scale_shape)
+    ends = torch.linspace(1, 1.7, torch.empty(scale_shape).numel()).reshape(scale_shape)
+    expected, slices = torch.empty(shape), torch.broadcast_to(torch.arange(ends.numel()).reshape(scale_shape), shape)
+    for index, end in enumerate(ends.flatten()):
+        single = kind(3)
+        single.set_range(-end, end)
+        expected[slices == index] = single(x[slices == index])
+    assert torch.equal(whole(x), expected)
+
+
+@kinds
 @pytest.mark.parametrize("training", [True, False])
 def test_forward_changes_no_state(kind: Callable[..., Quantizer], training: bool) -> None:
     quantizer = calibrated(kind).train(training)

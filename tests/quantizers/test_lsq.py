@@ -106,6 +106,14 @@ class TestScaleFloor:
         quantizer = place(calibrated(published=True), scale)
         assert gradients(quantizer, torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))[0] == gradient
 
+    @pytest.mark.parametrize("scale", [-0.01, 0.0, 1e-6, torch.tensor(1e-5).item()])
+    def test_published_for_transformers_it_is_higher_and_lets_the_gradient_through(self, scale: float) -> None:
+        quantizer = place(calibrated(published=True, band="position"), scale)
+        floor = torch.tensor(1e-5)
+        assert torch.equal(quantizer(torch.tensor([-1.0, 0.0, 1.0])), torch.stack([-4 * floor, 0 * floor, 3 * floor]))
+        assert quantizer.double().grid(torch.zeros(1)).scale.item() == floor.item()  # the float32 number
+        assert gradients(quantizer.float(), torch.tensor([1.0, -1.0]), torch.tensor([1.0, -1.0]))[0] == 3 + 4
+
     @pytest.mark.parametrize(
         ("options", "lifted"),
         [({}, SCALE_FLOOR), ({"published": True}, -0.01), ({"log_scale": True}, -0.01)],

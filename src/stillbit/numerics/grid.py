@@ -99,21 +99,25 @@ def code_limits(bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool) -> Range:
+def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signed: bool | None = None) -> Range:
     """Fits a grid to a range (cnn spec 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
 
     Args:
         x_min: Smallest latent, one element or one a channel.
         x_max: Largest latent, same shape.
         bits: Width of the codes.
-        symmetric: Whether zero has code 0. Such a grid is signed if any channel has a negative latent.
+        symmetric: Whether zero has code 0.
+        signed: Whether a symmetric grid has negative codes. None: if any channel has a negative latent. False cuts the range at 0.
 
     Returns:
         Scale, zero point and sign.
     """
     low, high = x_min.clamp_max(0.0), x_max.clamp_min(SCALE_FLOOR)
     if symmetric:
-        signed = bool((low < 0).any())
+        if signed is None:
+            signed = bool((low < 0).any())
+        elif not signed:
+            low = torch.zeros_like(low)
         largest_code = code_limits(bits, signed=signed)[1]
         scale = torch.maximum(low.abs(), high) / largest_code
         return Range(scale, torch.zeros_like(scale), signed)

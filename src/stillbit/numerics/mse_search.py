@@ -25,7 +25,7 @@ class SearchSpan(NamedTuple):
     """How far a search goes.
 
     Attributes:
-        one_sided: Whether no value of the first batch is negative: then every range starts at 0.
+        one_sided: Whether every range starts at 0: no value of the first batch is negative, or the grid has no negative codes.
         lowest: Smallest value less the margin.
         highest: Largest value plus the margin.
     """
@@ -50,6 +50,7 @@ class MSESearch(RangeEstimator):
         margin: How far the search goes beyond the values of the first batch.
         margin_mode: "absolute": by `margin`, as published. "relative": by `margin` times the largest absolute value, which tries as
             many useful candidates on tiny weights as on large ones.
+        signed: Whether the symmetric grid has negative codes; None: if the first batch has negative values.
         channel_axis: Axis of the tensor that has one range an index; None: one range for all.
     """
 
@@ -61,6 +62,7 @@ class MSESearch(RangeEstimator):
         candidates: int = 100,
         margin: float = 0.5,
         margin_mode: str = "absolute",
+        signed: bool | None = None,
         channel_axis: int | None = None,
     ) -> None:
         super().__init__(channel_axis)
@@ -71,6 +73,7 @@ class MSESearch(RangeEstimator):
         self.candidates = candidates
         self.margin = margin
         self.margin_mode = margin_mode
+        self.signed = signed
         self.span: SearchSpan | None = None
         self._num_skews = max(1, 2**bits // 4)
 
@@ -87,7 +90,10 @@ class MSESearch(RangeEstimator):
 
     def _span(self, smallest: float, largest: float) -> SearchSpan:
         unit = max(-smallest, largest) if self.margin_mode == "relative" else 1.0
-        return SearchSpan(smallest >= 0, smallest - self.margin * unit, largest + self.margin * unit)
+        one_sided = smallest >= 0 if self.signed is None else not self.signed
+        if self.signed is False:
+            smallest = max(smallest, 0.0)  # what is below is cut off
+        return SearchSpan(one_sided, smallest - self.margin * unit, largest + self.margin * unit)
 
     @final
     def _grids(self, x_min: NDArray[np.float64], x_max: NDArray[np.float64]) -> CandidateGrids:

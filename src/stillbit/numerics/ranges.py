@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from stillbit.errors import RecipeError
+from stillbit.numerics.mean_magnitude import MeanMagnitude as MeanMagnitude
 from stillbit.numerics.minmax import CurrentMinMax as CurrentMinMax
 from stillbit.numerics.minmax import RunningMinMax as RunningMinMax
 from stillbit.numerics.mse_search import MARGIN_MODES
@@ -10,7 +11,7 @@ from stillbit.numerics.mse_search import MSEGoldenSection as MSEGoldenSection
 from stillbit.numerics.mse_search import MSEGrid as MSEGrid
 from stillbit.numerics.range_estimator import RangeEstimator as RangeEstimator
 
-ESTIMATORS = ("mse", "current_minmax", "running_minmax")
+ESTIMATORS = ("mse", "current_minmax", "running_minmax", "mean_magnitude")
 SEARCHES = {"grid": MSEGrid, "golden_section": MSEGoldenSection}
 _READ_BY = {
     "percentile": "current_minmax",
@@ -27,13 +28,14 @@ class RangeConfig:
     """How a quantizer's range is found at calibration.
 
     Attributes:
-        estimator: "mse" (least squared error), "current_minmax" or "running_minmax".
+        estimator: "mse" (least squared error), "current_minmax", "running_minmax" or "mean_magnitude" (the initial scale of LSQ).
         search: How "mse" searches: "grid" (sums over batches) or "golden_section" (the last batch alone).
         candidates: Widths that "mse" tries on a grid; by golden section, the narrowest has 1 / candidates of the widest.
         margin: How far "mse" searches beyond the values of the first batch.
         margin_mode: Whether the margin is "absolute", or "relative" to the largest absolute value.
         percentile: "current_minmax" ends the range at the percentiles P and 100 - P; None: at the extremes.
         momentum: Share of the old average in "running_minmax".
+        signed: Whether a symmetric grid has negative codes; False cuts negative latents off. None: as the data has it.
     """
 
     estimator: str = "mse"
@@ -43,6 +45,7 @@ class RangeConfig:
     margin_mode: str = "absolute"
     percentile: float | None = None
     momentum: float = 0.9
+    signed: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuses unknown names, values out of range, and settings that the estimator does not read."""
@@ -53,6 +56,7 @@ class RangeConfig:
         _require(self.margin_mode in MARGIN_MODES, "margin_mode", self.margin_mode, ", ".join(MARGIN_MODES))
         _require(self.percentile is None or 0 < self.percentile < 50, "percentile", self.percentile, "numbers between 0 and 50")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "numbers from 0 to below 1")
+        _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "True, False, None")
         for field in fields(self):
             reader = _READ_BY.get(field.name, self.estimator)
             if getattr(self, field.name) != field.default and reader != self.estimator:
@@ -68,7 +72,14 @@ class RangeConfig:
 
         Returns:
             The estimator.
+
+        Raises:
+            RecipeError: If the grid is asymmetric and the settings are for symmetric ones.
         """
+        _require(symmetric or self.signed is None, "signed", self.signed, "None on asymmetric grids, whose codes have no sign")
+        if self.estimator == "mean_magnitude":
+            _require(symmetric, "estimator", self.estimator, "on asymmetric grids mse, current_minmax, running_minmax")
+            return MeanMagnitude(bits=bits, signed=self.signed, channel_axis=channel_axis)
         if self.estimator == "current_minmax":
             return CurrentMinMax(percentile=self.percentile, channel_axis=channel_axis)
         if self.estimator == "running_minmax":
@@ -79,6 +90,7 @@ class RangeConfig:
             candidates=self.candidates,
             margin=self.margin,
             margin_mode=self.margin_mode,
+            signed=self.signed,
             channel_axis=channel_axis,
         )
 

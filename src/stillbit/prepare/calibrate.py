@@ -73,10 +73,12 @@ class _RangeFitting:
         if seen_in == self.batch or (seen_in is not None and id(quantizer) in self._of_weights):
             return
         self._fitted_in[name] = self.batch
+        if not quantizer.needs_range:
+            return
         if name not in self._estimators:
             self._estimators[name] = _estimator(quantizer)
         try:
-            quantizer.set_range(*self._estimators[name].update(inputs[0]))
+            quantizer.set_range(*self._estimators[name].update(_along_one_axis(inputs[0], quantizer)))
         except DataError as error:
             raise DataError(f"calibration batch {self.batch} cannot be used at quantizer {name}: {error}") from error
 
@@ -90,10 +92,19 @@ class _RangeFitting:
 
 
 def _estimator(quantizer: Quantizer) -> RangeEstimator:
-    axes = [axis for axis, size in enumerate(quantizer.scale_shape) if size != 1]
-    assert len(axes) <= 1, "calibration fits one scale a tensor, or one an index of a single axis"
+    axes = _scale_axes(quantizer)
     channel_axis = axes[0] if axes else None
     return quantizer.range_config.build(symmetric=quantizer.symmetric, bits=quantizer.bits, channel_axis=channel_axis)
+
+
+def _along_one_axis(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Joins the neighbouring axes that the scales vary along, e.g. a scale a token and head, into one; estimators know no more."""
+    axes = _scale_axes(quantizer)
+    return x.flatten(axes[0], axes[-1]) if len(axes) > 1 else x
+
+
+def _scale_axes(quantizer: Quantizer) -> list[int]:
+    return [axis for axis, size in enumerate(quantizer.scale_shape) if size != 1]
 
 
 def _common_batches(loader: Iterable[Any], batches: int, like: Tensor) -> Iterator[Any]:

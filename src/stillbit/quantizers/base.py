@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
+from stillbit.numerics import gate as gates
 from stillbit.numerics import grid as grids
 from stillbit.numerics.fake_quantize import fake_quantize
+from stillbit.numerics.gate import Gate
 from stillbit.numerics.grid import Grid, Range, code_limits, fit_range
 from stillbit.numerics.kernels import BANDS, FREE
 from stillbit.numerics.ranges import RangeConfig
@@ -42,9 +44,13 @@ class Quantizer(nn.Module, ABC):
         symmetric: Whether zero has code 0.
         range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
+        gate: Which latents get a gradient (annealing sets it); None: all that the band lets pass. Not part of the state: whoever
+            sets it knows when.
+        needs_range: Whether calibration must find a range.
     """
 
     max_bits: ClassVar[int] = 8
+    needs_range: ClassVar[bool] = True
     symmetric: bool = True
     calibrated: Tensor
     signed: Tensor
@@ -63,6 +69,7 @@ class Quantizer(nn.Module, ABC):
         self.label = type(self).__name__
         self.range_config = RangeConfig()
         self.bypass = False
+        self.gate: Gate | None = None
         self.is_signed = False
         self.is_calibrated = False
         self.register_buffer("signed", torch.tensor(False))
@@ -101,6 +108,9 @@ class Quantizer(nn.Module, ABC):
         if self.bypass:
             return x
         self._require_range()
+        self._require_fit(x)
+        if self.gate is not None and x.requires_grad:
+            x = gates.pass_where(x, self.free(x))
         return fake_quantize(
             x,
             self.grid(x),
@@ -127,6 +137,14 @@ class Quantizer(nn.Module, ABC):
         self._require_range()
         code = grids.code(x, self.grid(x))
         return code if self.pins is None else torch.where(self.pins == FREE, code, self.pins.to(code.dtype))
+
+    @final
+    @torch.no_grad()
+    def free(self, x: Tensor) -> Tensor:
+        """Says which latents the gate lets move: a bool tensor of the shape of `x`. Without a gate all do; a pinned one never does."""
+        if self.gate is None:
+            return torch.ones_like(x, dtype=torch.bool)
+        return gates.free(self.position(x), self.grid(x), self.gate)
 
     @final
     def allocate_pins(self, shape: torch.Size) -> None:
@@ -159,19 +177,34 @@ class Quantizer(nn.Module, ABC):
             raise PrepareError(f"quantizer {self.label} has {count} scales and was given a range of {given} elements")
         if not bool((low.isfinite() & high.isfinite()).all()):
             raise PrepareError(f"quantizer {self.label} was given the range {float(low.min())} to {float(high.max())}; it must be finite")
-        if self.bits == 1 and symmetric and bool((low < 0).any()):
+        signed = self.range_config.signed if symmetric else None
+        if self.bits == 1 and symmetric and (bool((low < 0).any()) if signed is None else signed):
             raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
-        return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric)
+        return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric, signed=signed)
 
     def _require_range(self) -> None:
         if not self.is_calibrated:
             raise PrepareError(f"quantizer {self.label} has no range yet; run calibrate, or load a trained state, before use")
+
+    def _require_fit(self, x: Tensor) -> None:
+        shape = self.scale_shape
+        if any(size != 1 for size in shape) and not _broadcasts(shape, x.shape):
+            fitting = ", ".join("*" if size == 1 else str(size) for size in shape)
+            raise PrepareError(
+                f"quantizer {self.label} has scales for inputs of shape ({fitting}) and was given {tuple(x.shape)}; "
+                "per-token scales serve one image size, allowed: that size, or activation_scales 'tensor'"
+            )
 
     def extra_repr(self) -> str:
         """Shows bits, sign and the scale's shape."""
         sign = "signed" if self.is_signed else "unsigned"
         state = sign if self.is_calibrated else "no range yet"
         return f"bits={self.bits}, {state}, scale_shape={self.scale_shape}, band={self.band}, rounding={self.rounding}"
+
+
+def _broadcasts(scale_shape: tuple[int, ...], shape: torch.Size) -> bool:
+    # Not `size in (1, whole)`: torch 2.9 cannot trace that where sizes are symbols.
+    return len(scale_shape) == len(shape) and all(size == 1 or size == whole for size, whole in zip(scale_shape, shape, strict=True))
 
 
 def _mirror_flags(quantizer: nn.Module, _incompatible_keys: Any = None) -> None:

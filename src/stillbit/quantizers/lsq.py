@@ -16,6 +16,7 @@ from stillbit.numerics.rounding import Rounding
 from stillbit.quantizers.base import Quantizer
 
 SCALE_GRADIENTS = ("none", "lsq")
+_PUBLISHED_POSITION_FLOOR = torch.tensor(1e-5).item()  # a float32 constant there, in float64 models too
 
 
 @final
@@ -31,8 +32,9 @@ class LSQ(Quantizer):
         log_scale: Whether the parameter holds the logarithm of the scale.
         scale_gradient: "none", or "lsq": multiply the gradients of scale and zero point by `(high * n) ** -0.5`, n being the number
             of latents that share a scale (the batch of this process included).
-        published: Do what the published code does where it differs: a scale below its floor gets no gradient, ever, and the zero
-            point's gradient counts its two uses apart, which matters under EWGS (cnn spec 1.5).
+        published: Do what the published code does where it differs. With band "rounded" that is the CNN code: a scale below its
+            floor gets no gradient, ever, and the zero point's gradient counts its two uses apart, which matters under EWGS (cnn spec
+            1.5). With band "position" it is the ViT code (vit spec 2.1): the floor is 1e-5.
 
     Attributes:
         scale: Parameter, `scale_shape`; the linear scale, or its logarithm.
@@ -97,10 +99,11 @@ class LSQ(Quantizer):
         scale = self.scale.to(compute_dtype(self.scale))  # the floor is 0 in float16
         if self.log_scale:
             return scale.exp()
-        if self.published:
+        if self.published and self.band == "rounded":
             return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor hangs on the version of torch
         # The floored value, with the gradient straight through (the difference is exactly 0), so that a scale below can rise again.
-        return scale.detach().clamp(min=SCALE_FLOOR) + (scale - scale.detach())
+        floor = _PUBLISHED_POSITION_FLOOR if self.published else SCALE_FLOOR
+        return scale.detach().clamp(min=floor) + (scale - scale.detach())
 
     def _rounded_zero_point(self, zero_point: Tensor) -> Tensor:
         rounded: Tensor = _RoundZeroPoint.apply(zero_point, *self.limits, self.rounding)
