@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics import EWGS, Stochastic
+from stillbit.numerics.gate import Gate
 from stillbit.numerics.grid import value
 from stillbit.numerics.kernels import FREE
-from stillbit.quantizers import LSQ, FixedRange, Quantizer
+from stillbit.quantizers import LSQ, FixedRange, Quantizer, StatsQ
 
 KINDS: dict[str, Callable[..., Quantizer]] = {
     "lsq": LSQ,
@@ -220,6 +221,60 @@ class TestPins:
     def test_eight_bits_leave_no_room_for_pins(self) -> None:
         with pytest.raises(PrepareError, match="8 bits; pins need at most 7"):
             LSQ(8).allocate_pins(torch.Size([3]))
+
+
+class TestGate:
+    @kinds
+    def test_only_latents_near_a_boundary_get_a_gradient(self, kind: Callable[..., Quantizer]) -> None:
+        quantizer, upstream = calibrated(kind), torch.randn(500)
+        x = (torch.rand(500) * 4 - 2).requires_grad_()
+        grid = quantizer.grid(x)
+        coordinate = quantizer.position(x) + grid.zero_point
+        expected = (coordinate - coordinate.floor() - 0.5).abs() <= 0.2
+        expected &= (coordinate >= grid.low) & (coordinate <= grid.high)
+        assert quantizer.free(x).all()
+        (without,) = torch.autograd.grad(quantizer(x), x, upstream)
+        before = quantizer(x)
+        quantizer.gate = Gate(0.2)
+        assert torch.equal(quantizer.free(x), expected)
+        assert 50 < expected.sum() < 200
+        gated = quantizer(x)
+        assert torch.equal(gated, before)
+        assert torch.equal(torch.autograd.grad(gated, x, upstream)[0], torch.where(expected, without, 0.0))
+
+    def test_a_scale_learns_from_all_latents(self) -> None:
+        quantizer, x = LSQ(3, band="position"), torch.randn(50, requires_grad=True)
+        quantizer.set_range(-1.0, 1.0)
+        gradients = []
+        for gate in (None, Gate(0.01)):
+            quantizer.gate = gate
+            gradients.append(torch.autograd.grad(quantizer(x).square().sum(), quantizer.scale)[0])
+        assert torch.equal(*gradients)
+
+    def test_a_pinned_latent_is_never_free(self) -> None:
+        quantizer, x = LSQ(3), torch.randn(50)
+        quantizer.set_range(-1.0, 1.0)
+        quantizer.gate = Gate(0.4)
+        quantizer.allocate_pins(x.shape)
+        assert quantizer.pins is not None
+        quantizer.pins[:25] = 0
+        assert not quantizer.free(x)[:25].any()
+        assert quantizer.free(x)[25:].any()
+
+    @pytest.mark.parametrize("kind", [LSQ, StatsQ])
+    @pytest.mark.parametrize("published", [False, True], ids=["default", "published"])
+    def test_it_compiles_into_the_one_graph(self, kind: Callable[..., Quantizer], published: bool) -> None:
+        quantizer = calibrated(kind, scale_shape=(4, 1))
+        quantizer.gate = Gate(0.2, published)
+        torch._dynamo.reset()
+        results = []
+        for function in (quantizer, torch.compile(quantizer, backend="aot_eager", fullgraph=True)):
+            w = torch.linspace(-1, 1, 400).reshape(4, 100).requires_grad_()
+            output = function(w)
+            output.sum().backward()
+            results.append((output.detach(), w.grad))
+        assert all(torch.equal(eager, compiled) for eager, compiled in zip(*results, strict=True))
+        assert 0 < results[0][1].count_nonzero() < 200
 
 
 class TestWholeModelCompilation:
