@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillbit.oscillation import Dampening, Freezing, Method, Tracking
+from stillbit.oscillation import Annealing, Dampening, Freezing, Method, Tracking
 from stillbit.schedules import Cosine, Linear
 from tests.oscillation.small_models import network, sgd, train
 
@@ -20,6 +20,9 @@ METHODS: dict[str, Callable[[nn.Module], Method]] = {
         model, threshold=Cosine(0.2, 0.1, 20, begin=0.6, before=0.0), ema_momentum=0.2, published=True
     ),
     "dampening": lambda model: Dampening(model, weight=Linear(0.0, 1.0, 20)),
+    "annealing-acting": lambda model: Annealing(model, boundary_range=0.2, begin=5),
+    "annealing-about to act": lambda model: Annealing(model, boundary_range=0.2, begin=11),
+    "annealing-later": lambda model: Annealing(model, boundary_range=0.2, begin=15, published=True),
 }
 
 

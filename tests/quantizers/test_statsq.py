@@ -118,7 +118,7 @@ def test_half_precision_has_the_codes_of_float32(dtype: torch.dtype) -> None:
     assert quantizer(x).dtype == dtype
 
 
-def linear(activation: LSQ | None = None) -> nn.Sequential:
+def linear(activation: nn.Module) -> nn.Sequential:
     layer = adopt(QuantLinear, nn.Linear(5, 3), weight_quantizer=StatsQ(3, (3, 1)), input_quantizer=activation)
     layer.weight_quantizer.label = "0.weight_quantizer"
     return nn.Sequential(layer)
@@ -136,7 +136,7 @@ class TestCalibration:
         assert len(scales(model)) == 1
 
     def test_one_that_no_batch_reaches_is_still_named(self) -> None:
-        model = linear()
+        model = linear(nn.Identity())
         model[0].forward = lambda x: x
         with pytest.raises(PrepareError, match=r"never reached 0\.weight_quantizer"):
             calibrate(model, [torch.randn(4, 5)])

@@ -1,5 +1,7 @@
 """Methods against oscillating weights: each watches or treats, once an optimizer step."""
 
+from stillbit.oscillation.annealing import Annealing as Annealing
+from stillbit.oscillation.annealing import AnnealingConfig as AnnealingConfig
 from stillbit.oscillation.dampening import Dampening as Dampening
 from stillbit.oscillation.dampening import DampeningConfig as DampeningConfig
 from stillbit.oscillation.freezing import Freezing as Freezing
