@@ -14,6 +14,7 @@ from tests.golden.oscillation import check_damp, check_damp_total, check_tracker
 from tests.golden.quantizer import check_quant
 from tests.golden.ranges import check_range
 from tests.golden.schedule import check_schedule
+from tests.golden.vit_distillation import check_distillation
 
 CHECKS: dict[str, Callable[[Case], dict[str, float]]] = {
     "quant": check_quant,
@@ -26,6 +27,12 @@ CHECKS: dict[str, Callable[[Case], dict[str, float]]] = {
     "e2e": check_e2e,
     "e2e_engine": check_e2e_engine,
     "e2e_data": check_data,
+    "KLLossSoft": check_distillation,
+    "KDLossSoftandHard": check_distillation,
+    "KDLossSoftandSoftTargetCE": check_distillation,
+    "KDLossSoftandHard_qk": check_distillation,
+    "KDLossSoftandHard_qkv": check_distillation,
+    "KLTokenMSELoss": check_distillation,
 }
 PUBLISHED_CASES = 86
 

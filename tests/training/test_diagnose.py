@@ -32,6 +32,19 @@ def test_the_first_output_on_the_way_is_named() -> None:
     assert first_nonfinite(broken, torch.ones(1, 2)) == "output of 1"
 
 
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.body(x), self.body(x) / 0.0
+
+
+def test_either_of_two_outputs_counts() -> None:
+    assert first_nonfinite(TwoHeads(), torch.ones(1, 2)) == "output of the model"
+
+
 def test_no_hook_is_left() -> None:
     broken = model()
     first_nonfinite(broken, torch.ones(1, 2))

@@ -5,6 +5,7 @@ from torch.nn import functional
 
 from stillbit.training.augment import AugmentConfig
 from stillbit.training.config import TrainingConfig
+from stillbit.training.objective import Objective
 from stillbit.training.processes import start_processes
 from stillbit.training.step import Stepper
 
@@ -26,7 +27,7 @@ def stepper(model: Logits, augment: AugmentConfig, **settings: object) -> Steppe
     config = TrainingConfig(device="cpu", precision="fp64", **settings)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return Stepper(model, optimizer, scaler, start_processes(config), config, augment, CLASSES, ())
+    return Stepper(model, optimizer, scaler, start_processes(config), config, augment, Objective(CLASSES, config.label_smoothing), ())
 
 
 def batches(number: int) -> list[tuple[Tensor, Tensor]]:

@@ -82,7 +82,8 @@ def _parameter_check(name: str) -> Any:
 
 def _output_check(name: str) -> Any:
     def check(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001 - the signature of a hook
-        if isinstance(output, Tensor) and not output.isfinite().all():
+        tensors = output if isinstance(output, tuple | list) else (output,)
+        if not all(tensor.isfinite().all() for tensor in tensors if isinstance(tensor, Tensor)):
             raise _FoundError(f"output of {name or 'the model'}")
 
     return check

@@ -27,7 +27,10 @@ from stillbit.training.batches import Batches, validation_batches
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data
 from stillbit.training.diagnose import check_collapse, check_parameters, first_nonfinite
+from stillbit.training.distill import Distiller
 from stillbit.training.evaluate import Evaluation, evaluate
+from stillbit.training.heads import separate_heads
+from stillbit.training.objective import Objective
 from stillbit.training.optim import check_complete
 from stillbit.training.position import Position
 from stillbit.training.processes import (
@@ -62,6 +65,7 @@ def fit(
     methods: Sequence[Method] = (),
     schedules: Sequence[ScheduleConfig] = (),
     final_stage: FinalStage | None = None,
+    distiller: Distiller | None = None,
     recipe: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Position:
@@ -76,6 +80,7 @@ def fit(
         methods: Already attached to the optimizer; saved, restored and reported here.
         schedules: Of the learning rate, one a parameter group; empty means constant rates.
         final_stage: Epochs after those of `config`, at a rate of their own; None: no more.
+        distiller: Teaches the model; None: labels alone do.
         recipe: What the run was made from, as plain data; goes into the record and the checkpoints.
         resume: Continue from the folder's `last.pt`.
 
@@ -92,7 +97,7 @@ def fit(
     check_complete(model, optimizer)
     directory.mkdir(parents=True, exist_ok=True)
     timetable = Timetable(config.epochs, config.cooldown_epochs, final_stage)
-    run = _Run(model, optimizer, data, config, timetable, directory, methods, schedules, recipe)
+    run = _Run(model, optimizer, data, config, timetable, directory, methods, schedules, distiller, recipe)
     if resume:
         run.position = run.snapshot.load(directory / LAST)
     with run.signals, run.report, _deterministic_kernels(config.deterministic):
@@ -115,10 +120,13 @@ class _Run:
         directory: Path,
         methods: Sequence[Method],
         schedules: Sequence[ScheduleConfig],
+        distiller: Distiller | None,
         recipe: Mapping[str, Any] | None,
     ) -> None:
         self.model, self.data, self.config, self.directory, self.methods = model, data, config, directory, methods
-        self.epochs = timetable.total
+        self.epochs, self.distiller = timetable.total, distiller
+        if distiller is not None:
+            separate_heads(model)
         device = place(model, config)
         self.processes = start_processes(config)
         rank, world = self.processes.process_index, self.processes.num_processes
@@ -135,7 +143,8 @@ class _Run:
         network = wrap(model, self.processes)
         if config.compile:
             network = cast(nn.Module, torch.compile(network))
-        self.stepper = Stepper(network, optimizer, scaler, self.processes, config, data.config.augment, data.num_classes, methods)
+        objective = Objective(data.num_classes, config.label_smoothing, distiller)
+        self.stepper = Stepper(network, optimizer, scaler, self.processes, config, data.config.augment, objective, methods)
         same = {"seed": config.seed, "steps_per_epoch": self.steps_per_epoch, "precision": config.precision}
         self.snapshot = Snapshot(model, optimizer, methods, scaler, same, recipe)
         self.position = Position()
@@ -276,6 +285,8 @@ class _Run:
                 found = first_nonfinite(self.model, batch.images)
             if found is not None:
                 return DivergedError(f"step {step}: the loss is not finite, first at {found}; {kept}")
+            if self.distiller is not None and not self.distiller.teach(batch.images).isfinite().all():
+                return DivergedError(f"step {step}: the loss is not finite, because the teacher's logits are not; {kept}")
         return DivergedError(f"step {step}: the loss is not finite, though every layer of this process is; {kept}")
 
 

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stillbit.oscillation import Method
 from stillbit.quantizers import LSQ
 from stillbit.training.augment import AugmentConfig, Mixed, mix
 from stillbit.training.config import TrainingConfig
-from stillbit.training.evaluate import check_num_classes
+from stillbit.training.heads import Heads
+from stillbit.training.objective import Objective
 from stillbit.training.processes import autocast
 from stillbit.training.seeding import MICRO_BATCH, derive_seed, seed_all
 
@@ -35,9 +35,9 @@ class Stepper:
         optimizer: Steps once a call of `update`.
         scaler: Of the loss; does nothing unless the precision is fp16.
         accelerator: Joins the processes.
-        config: Accumulation, label smoothing, clipping, seed.
+        config: Accumulation, precision, clipping, seed.
         augment: Mixup and cutmix.
-        num_classes: Classes of the data.
+        objective: The loss.
         methods: Their penalties are added to the loss where they ask for it.
     """
 
@@ -49,7 +49,7 @@ class Stepper:
         accelerator: Accelerator,
         config: TrainingConfig,
         augment: AugmentConfig,
-        num_classes: int,
+        objective: Objective,
         methods: Sequence[Method],
     ) -> None:
         self._network = network
@@ -58,7 +58,7 @@ class Stepper:
         self._accelerator = accelerator
         self._config = config
         self._augment = augment
-        self._num_classes = num_classes
+        self._objective = objective
         self._methods = methods
         self._learned = [module for module in network.modules() if isinstance(module, LSQ)]
 
@@ -113,20 +113,11 @@ class Stepper:
         batch = self.mix_and_seed(step, number, images, labels)
         with self._synchronized(number == self._config.accumulation - 1):
             with autocast(self._config, images.device):
-                logits = self._network(batch.images)
-            check_num_classes(logits, self._num_classes)
-            loss = self._cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), batch)
+                heads = Heads.of(self._network(batch.images))
+            loss = self._objective.loss(heads, batch)
             self._scaler.scale((loss + self._penalty(step)) / self._config.accumulation).backward()  # type: ignore[no-untyped-call]
-        correct = (logits.argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach().double(), correct.double(), loss.new_tensor(len(logits)).double()])
-
-    def _cross_entropy(self, logits: Tensor, batch: Mixed) -> Tensor:
-        smoothing = self._config.label_smoothing
-        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        if batch.share == 1.0:
-            return loss
-        other = functional.cross_entropy(logits, batch.other_labels, label_smoothing=smoothing)
-        return batch.share * loss + (1.0 - batch.share) * other
+        correct = (heads.prediction.argmax(1) == batch.labels).sum()
+        return torch.stack([loss.detach().double(), correct.double(), loss.new_tensor(len(batch.labels)).double()])
 
     def _penalty(self, step: int) -> Tensor | float:
         penalties = [method.penalty(step) for method in self._methods if getattr(method, "in_loss", False)]
