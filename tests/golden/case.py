@@ -26,14 +26,18 @@ class Case:
     def load(cls, path: Path) -> "Case":
         with safe_open(path, framework="pt") as file:
             config = json.loads(file.metadata()["config"])
-            return cls(path, config, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if path.parent.name == "vit":  # there float64 tensors are stored as float32 where that loses nothing
+            dtype = getattr(torch, config["compute_dtype"])
+            tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        return cls(path, config, tensors)
 
     def sibling(self, stem: str) -> "Case":
         return Case.load(self.path.with_name(f"{stem}.safetensors"))
 
 
 def find(folder: Path) -> list[Path]:
-    return sorted((folder / "cnn").glob("*.safetensors"))
+    return [path for paper in ("cnn", "vit") for path in sorted((folder / paper).glob("*.safetensors"))]
 
 
 def close(given: Tensor, wanted: Tensor, tolerance: float, name: str, *, floor: float = 0.0) -> float:
@@ -46,6 +50,16 @@ def close(given: Tensor, wanted: Tensor, tolerance: float, name: str, *, floor: 
     largest = max(float(wanted.abs().max()), floor)
     assert error <= tolerance * largest, f"{name}: error {error:.3g} of {largest:.3g}, allowed {tolerance:g} of it"
     return error
+
+
+def within(given: Tensor, wanted: Tensor, name: str, *, atol: float, rtol: float) -> float:
+    """Asserts that each error is at most `atol` plus `rtol` of the wanted entry; gives the largest absolute error."""
+    assert given.numel() == wanted.numel(), f"{name}: {tuple(given.shape)} against {tuple(wanted.shape)}"
+    given, wanted = given.detach().double().flatten(), wanted.double().flatten()
+    errors = (given - wanted).abs()
+    worst = float((errors - rtol * wanted.abs()).max()) if errors.numel() else 0.0
+    assert worst <= atol, f"{name}: an error exceeds {rtol:g} of the entry by {worst:.3g}, allowed {atol:g}"
+    return float(errors.max()) if errors.numel() else 0.0
 
 
 def equal(given: Tensor, wanted: Tensor, name: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stillbit.errors import PrepareError
 from tests.golden.batchnorm import check_bn
 from tests.golden.case import OWN, SHARED, Case, find
 from tests.golden.end_to_end import check_data, check_e2e, check_e2e_engine
@@ -14,7 +15,10 @@ from tests.golden.oscillation import check_damp, check_damp_total, check_tracker
 from tests.golden.quantizer import check_quant
 from tests.golden.ranges import check_range
 from tests.golden.schedule import check_schedule
+from tests.golden.vit_annealing import check_cga_mask, check_cga_optimizer_step, check_cga_qk_quantizer
 from tests.golden.vit_distillation import check_distillation
+from tests.golden.vit_freezing import check_iterative_freezing
+from tests.golden.vit_quantizer import check_lsq, check_statsq, published_lsq
 
 CHECKS: dict[str, Callable[[Case], dict[str, float]]] = {
     "quant": check_quant,
@@ -30,14 +34,46 @@ CHECKS: dict[str, Callable[[Case], dict[str, float]]] = {
     "KLLossSoft": check_distillation,
     "KDLossSoftandHard": check_distillation,
     "KDLossSoftandSoftTargetCE": check_distillation,
-    "KDLossSoftandHard_qk": check_distillation,
-    "KDLossSoftandHard_qkv": check_distillation,
-    "KLTokenMSELoss": check_distillation,
+    "statsq": check_statsq,
+    "lsq": check_lsq,
+    "lsq_iterative_freezing": check_iterative_freezing,
+    "cga_mask": check_cga_mask,
+    "cga_qk_quantizer": check_cga_qk_quantizer,
+    "cga_optimizer_step": check_cga_optimizer_step,
 }
-PUBLISHED_CASES = 86
+# Kinds whose published parameter names wait for a converter.
+PENDING = {
+    "QLinear",
+    "QMLP",
+    "QMLP_swin",
+    "QAttention",
+    "QAttention_lsq",
+    "QAttention_qkreparam",
+    "QAttention_qkreparam_4_cga",
+    "LSQ_QConv2d",
+    "LSQ_QLinear4head",
+    "PatchMerging+QLinear reduction",
+    "swin_attention_plain",
+    "swin_attention_qkr",
+    "swin_attention_cga",
+    "full_model",
+}
+# Files that record what this library does not do (vit spec 12).
+OUT_OF_SCOPE = {
+    "lsq_weight_row_s_b1": "1 bit with a sign: the published code gives the latent no gradient",
+    "kd_softhard_qk": "a loss on attention scores, unreachable in the published code",
+    "kd_softhard_qkv": "a loss on attention scores, unreachable in the published code",
+    "kd_token_all": "a loss on tokens, unreachable in the published code",
+    "kd_token_last": "a loss on tokens, unreachable in the published code",
+}
+PUBLISHED_CASES = {"cnn": 86, "vit": 132}
 
 
-@pytest.mark.parametrize("path", find(SHARED), ids=lambda path: path.stem)
+def in_scope(folder: Path) -> list[Path]:
+    return [path for path in find(folder) if path.stem not in OUT_OF_SCOPE]
+
+
+@pytest.mark.parametrize("path", in_scope(SHARED), ids=lambda path: path.stem)
 def test_published_numbers(path: Path, record_property: Callable[[str, object], None]) -> None:
     check(path, record_property)
 
@@ -50,15 +86,28 @@ def test_our_numbers(path: Path, record_property: Callable[[str, object], None])
 def check(path: Path, record_property: Callable[[str, object], None]) -> None:
     case = Case.load(path)
     kind = case.config["op"]
+    if kind in PENDING:
+        pytest.skip(f"golden files of the kind {kind} have no check yet")
     assert kind in CHECKS, f"{path.name} is of the unknown kind {kind!r}; known are {', '.join(CHECKS)}"
     errors = CHECKS[kind](case)
     record_property("golden", json.dumps({f"{kind}: {name}": error for name, error in errors.items()}))
 
 
-def test_published_numbers_are_there() -> None:
-    found = len(find(SHARED))
-    if found < PUBLISHED_CASES:
-        message = f"{PUBLISHED_CASES - found} of {PUBLISHED_CASES} published golden files are missing; STILLBIT_GOLDEN names their folder"
+@pytest.mark.parametrize("paper", PUBLISHED_CASES)
+def test_published_numbers_are_there(paper: str) -> None:
+    found = [path.stem for path in find(SHARED) if path.parent.name == paper]
+    missing = PUBLISHED_CASES[paper] - len(found)
+    if missing > 0:
+        message = f"{missing} of {PUBLISHED_CASES[paper]} published {paper} files are missing; STILLBIT_GOLDEN names their folder"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    assert paper == "cnn" or OUT_OF_SCOPE.keys() <= set(found)
+
+
+def test_one_bit_with_a_sign_is_refused() -> None:
+    path = SHARED / "vit" / "lsq_weight_row_s_b1.safetensors"
+    if not path.is_file():
+        pytest.skip("the published golden files are missing")
+    with pytest.raises(PrepareError, match="1 bit and signed latents"):
+        published_lsq(Case.load(path))
