@@ -39,7 +39,7 @@ def quantizer(x: Tensor, bits: int) -> LSQ:
 
 
 def quantized(kind: type[nn.Module], layer: nn.Module, x: Tensor) -> nn.Module:
-    return adopt(kind, layer, weight_quantizer=quantizer(layer.weight.detach(), 3), input_quantizer=quantizer(x, 4))
+    return adopt(kind, layer, input_quantizer=quantizer(x, 4), weight_quantizer=quantizer(layer.weight.detach(), 3))
 
 
 @parametrized
@@ -56,7 +56,7 @@ def test_computes_with_quantized_input_and_weight(kind: type[nn.Module], build: 
 @parametrized
 def test_without_quantizers_it_is_the_float_layer(kind: type[nn.Module], build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     layer, x = build(), torch.randn(shape)
-    ours = adopt(kind, layer, weight_quantizer=LSQ(3), input_quantizer=None)
+    ours = adopt(kind, layer, input_quantizer=None, weight_quantizer=LSQ(3))
     ours.weight_quantizer.bypass = True
     assert torch.equal(ours(x), layer(x))
     assert ours.weight is layer.weight

@@ -4,19 +4,16 @@ from typing import TypeVar
 
 from torch import nn
 
-from stillbit.quantizers.base import Quantizer
-
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def adopt(kind: type[Layer], layer: nn.Module, *, weight_quantizer: Quantizer, input_quantizer: nn.Module | None) -> Layer:
+def adopt(kind: type[Layer], layer: nn.Module, **children: nn.Module | None) -> Layer:
     """Makes a quantized layer of a float one: the same Parameter objects, settings, hooks and training mode.
 
     Args:
         kind: The quantized class, a subclass of the layer's own.
         layer: The float layer; it shares its parameters with the new one and should be dropped.
-        weight_quantizer: Quantizer of `layer.weight`.
-        input_quantizer: Quantizer of the layer's input; None leaves it in full precision.
+        children: What the quantized layer has beyond the float one: its quantizers, by name. None leaves a tensor as it is.
 
     Returns:
         The quantized layer.
@@ -25,6 +22,15 @@ def adopt(kind: type[Layer], layer: nn.Module, *, weight_quantizer: Quantizer, i
     quantized = kind.__new__(kind)
     quantized.__dict__.update(layer.__dict__)
     quantized._modules = dict(layer._modules)
-    quantized.add_module("input_quantizer", nn.Identity() if input_quantizer is None else input_quantizer)
-    quantized.add_module("weight_quantizer", weight_quantizer)
+    quantized._parameters = dict(layer._parameters)
+    for name, child in children.items():
+        quantized.add_module(name, (nn.Identity() if child is None else child).train(layer.training))
     return quantized
+
+
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a module in the place of another, under every parent that the other has."""
+    for parent in list(model.modules()):
+        for child, module in parent._modules.items():
+            if module is old:
+                parent._modules[child] = new

@@ -9,11 +9,14 @@
 | all         | b           | b          | b         | each layer's output and each sum, logits included                    |
 | fc4         | 8           | 4          | b         | as all                                                               |
 | fc4_dw8     | 8           | 4          | 8         | as all                                                               |
+| vit         | 8           | 8          | b         | input of each layer; the image's and the classifier's at 8 bits      |
+
+`vit` (vit spec 3.3) also knows the sign of an activation by where it comes from: unsigned behind ReLU and GELU, else signed.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
@@ -23,6 +26,7 @@ from stillbit.numerics.rounding import ROUNDINGS, Rounding
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.lsq import LSQ
 from stillbit.quantizers.minmax import FixedRange
+from stillbit.quantizers.statsq import StatsQ
 
 FLOAT_BITS = 32
 INTEGER_BITS = 8  # what integer runtimes execute: the width of what the policy `integer` adds
@@ -41,6 +45,8 @@ class Policy:
             the output of the layer called last before it.
         logits: Whether the last layer's output is quantized.
         integer: Whether everything an integer runtime needs is quantized too, at 8 bits.
+        first_input_bits: Width of what the first layer reads, the image; None leaves it in full precision.
+        known_signs: Whether the sign of an activation follows from where it comes from, rather than from calibration data.
     """
 
     inputs: bool
@@ -50,17 +56,23 @@ class Policy:
     last_input_bits: int | None = None
     logits: bool = False
     integer: bool = False
+    first_input_bits: int | None = None
+    known_signs: bool = False
 
 
 POLICIES: dict[str, Policy] = {
     "lsq_paper": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
-    "integer": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, integer=True),
+    "integer": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, integer=True, first_input_bits=INTEGER_BITS),
     "lsq": Policy(inputs=False, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
     "fp_logits": Policy(inputs=False),
     "all": Policy(inputs=False, logits=True),
     "fc4": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, logits=True),
     "fc4_dw8": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, depthwise_weight_bits=8, logits=True),
+    "vit": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, first_input_bits=8, known_signs=True),
 }
+QUANTIZERS = ("lsq", "fixed", "statsq")
+ATTENTIONS = ("float", "plain", "qkr")
+ACTIVATION_SCALES = ("tensor", "token")
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,8 @@ class QuantConfig:
         weight_bits: Width of the weights, 2 to 8.
         activation_bits: Width of the activations, 2 to 8, or 32 for full precision.
         policy: Which tensors are quantized; see `POLICIES`.
-        quantizer: "lsq" (learned scale) or "fixed" (the scale that calibration found).
+        quantizer: "lsq" (learned scale), "fixed" (the scale that calibration found), or "statsq" (weights below 8 bits: the scale
+            follows from the weights at every step; everything else as "lsq").
         per_channel: One weight scale an output channel rather than one a tensor.
         weight_symmetric: Weight code of zero is 0; otherwise a zero point is learned.
         activation_symmetric: Likewise for activations.
@@ -104,6 +117,11 @@ class QuantConfig:
         scale_gradient: "none" or "lsq" (rescaled).
         weight_range: How weight ranges are found.
         activation_range: How activation ranges are found.
+        attention: What attention layers quantize beyond their projections: "float" nothing, "plain" queries, keys, values and
+            probabilities, "qkr" the same with the product of query and key weights in their place.
+        activation_scales: One a "tensor"; or one a "token" (and an input channel of a convolution, a head): as published for
+            vision transformers, and bound to one image size.
+        learned_shifts: Learned biases before and behind each quantizer of a layer's input.
         overrides: Exceptions by layer name; the last that matches counts.
         published: Follow the published code's gradients where they differ from the papers' (LSQ's `published`).
     """
@@ -122,6 +140,9 @@ class QuantConfig:
     scale_gradient: str = "none"
     weight_range: RangeConfig = field(default_factory=RangeConfig)
     activation_range: RangeConfig = field(default_factory=RangeConfig)
+    attention: str = "float"
+    activation_scales: str = "tensor"
+    learned_shifts: bool = False
     overrides: tuple[Override, ...] = ()
     published: bool = False
 
@@ -132,7 +153,12 @@ class QuantConfig:
         _check_bits("activation_bits", self.activation_bits)
         _check_choice("policy", self.policy, POLICIES)
         _check_choice("rounding", self.rounding, ROUNDINGS)
-        _check_choice("quantizer", self.quantizer, ("lsq", "fixed"))
+        _check_choice("quantizer", self.quantizer, QUANTIZERS)
+        _check_choice("attention", self.attention, ATTENTIONS)
+        _check_choice("activation_scales", self.activation_scales, ACTIVATION_SCALES)
+        for name in ("attention", "activation_scales", "learned_shifts"):
+            if getattr(self, name) not in ("float", "tensor", False) and not POLICIES[self.policy].inputs:
+                raise RecipeError(f"{name} is {getattr(self, name)!r} with policy {self.policy!r}; allowed: with policies of inputs")
         self._rounding()
 
     @classmethod
@@ -154,6 +180,31 @@ class QuantConfig:
             raise RecipeError(f"bits are {bits!r}; write them as W4A4 (weights 2 to 8, activations 2 to 8 or 32)")
         return cls(weight_bits=int(match[1]), activation_bits=int(match[2]), **settings)
 
+    @classmethod
+    def for_vit(cls, bits: str, **settings: Any) -> Self:
+        """Gives the configuration of arXiv 2302.02210 for vision transformers, query-key reparameterization included.
+
+        Args:
+            bits: Width of weights and activations, e.g. "W2A2".
+            settings: Fields to be set otherwise, e.g. activation_scales="tensor" to serve any resolution.
+
+        >>> QuantConfig.for_vit("W2A2").attention
+        'qkr'
+        """
+        published: dict[str, Any] = {
+            "policy": "vit",
+            "quantizer": "statsq",
+            "per_channel": True,
+            "attention": "qkr",
+            "activation_scales": "token",
+            "learned_shifts": True,
+            "band": "position",
+            "scale_gradient": "lsq",
+            "weight_range": RangeConfig("mean_magnitude"),
+            "activation_range": RangeConfig("mean_magnitude"),
+        }
+        return cls.parse(bits, **(published | settings))
+
     def override(self, layer: str) -> Override:
         """Gives the exception for a layer; fields that say nothing are None."""
         matching = [one for one in self.overrides if fnmatchcase(layer, one.layers)]
@@ -165,11 +216,14 @@ class QuantConfig:
 
     def weight_quantizer(self, bits: int, scale_shape: tuple[int, ...]) -> Quantizer:
         """Makes a quantizer for a weight."""
+        if self.quantizer == "statsq" and bits < INTEGER_BITS:
+            return StatsQ(bits, scale_shape, rounding=self._rounding())
         return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
 
-    def activation_quantizer(self, bits: int) -> Quantizer:
-        """Makes a quantizer for an activation, with one scale."""
-        return self._quantizer(bits, (1,), self.activation_symmetric, self.activation_range)
+    def activation_quantizer(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, signed: bool | None = None) -> Quantizer:
+        """Makes a quantizer for an activation; `signed` None lets calibration decide."""
+        found = self.activation_range if signed is None else replace(self.activation_range, signed=signed)
+        return self._quantizer(bits, scale_shape, self.activation_symmetric, found)
 
     def _quantizer(self, bits: int, scale_shape: tuple[int, ...], symmetric: bool, range_config: RangeConfig) -> Quantizer:
         made: Quantizer

@@ -1,29 +1,27 @@
 """prepare: from a float model to one whose layers quantize, in place, keeping every key and every Parameter object."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
-from stillbit.modules.adopt import adopt
+from stillbit.modules.adopt import adopt, replace_module
+from stillbit.prepare.attention import check_attention_known, find_attention, swap_attention, with_projections
 from stillbit.prepare.coverage import Coverage, Covered, measure_coverage
+from stillbit.prepare.granularity import layer_input_quantizer
 from stillbit.prepare.layers import is_unsupported, layer_kind, quantized_type, scale_shape
 from stillbit.prepare.outputs import attach_outputs, plan_outputs
-from stillbit.prepare.policy import FLOAT_BITS, INTEGER_BITS, POLICIES, Policy, QuantConfig
+from stillbit.prepare.plan import LayerPlan, plan_layers
+from stillbit.prepare.policy import FLOAT_BITS, QuantConfig
 from stillbit.prepare.rollback import structure_restored_on_error
-from stillbit.prepare.trace import call_order
+from stillbit.prepare.trace import Trace, trace_example
 from stillbit.quantizers.base import Quantizer
+from stillbit.quantizers.site import weight_sites
 
-_SAME_OUTPUT = 1e-5  # of the largest output: a swapped layer may take another kernel, which sums in another order
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """What one layer gets; an input of 32 bits stays in full precision."""
-
-    weight_bits: int
-    input_bits: int
+# Share of the largest output that may change, by the form of attention: another kernel sums in another order, and query-key
+# reparameterization multiplies in another order too.
+_SAME_OUTPUT = {"float": 1e-5, "plain": 1e-5, "qkr": 1e-4}
 
 
 def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
@@ -42,69 +40,39 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
 
     Raises:
         PrepareError: For a model that is prepared already or holds a layer type that cannot be quantized, a policy that quantizes
-            outputs of a model outside the table of their places (points_table.py), a quantizer that is never reached or sees two
-            shapes, or a model whose output changes by the swap alone.
+            outputs of a model outside the table of their places (points_table.py), an attention that cannot be quantized as asked,
+            a quantizer that is never reached or sees two shapes, or a model whose output changes by the swap alone.
     """
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise PrepareError("the model is prepared already; prepare a float model")
+    attention = find_attention(model, config)
     layers = _quantizable_layers(model, config)
-    order, float_output = call_order(model, _multiplying_layers(model), example)
-    if not order:
+    if config.attention == "qkr":
+        layers = {name: layer for name, layer in layers.items() if name not in {f"{owner}.qkv" for owner in attention}}
+    trace = with_projections(trace_example(model, _multiplying_layers(model), example), attention)
+    check_attention_known(model, attention, trace, config)
+    if not trace.order:
         raise PrepareError(f"the example reaches none of the model's layers ({', '.join(layers)})")
-    plans = plan_layers(layers, order, config)
-    outputs = plan_outputs(model, config, order, example)
+    plans = plan_layers(model, layers, trace, config)
+    outputs = plan_outputs(model, config, trace.order, example)
+    in_full_precision = tuple(
+        name for name, _ in _multiplying_layers(model).items() if name not in layers and not _is_part(name, attention)
+    )
     with structure_restored_on_error(model):
+        for name in attention:
+            swap_attention(model, name, trace, config)
         for name in layers:
-            _swap(model, name, plans[name], config)
+            _swap(model, name, plans[name], trace, config)
         attach_outputs(model, outputs, config)
         _label(model)
-        covered = _check_same_output(model, float_output, example)
-    weight_names = {f"{name}.weight_quantizer" for name in layers}
+        covered = _check_same_output(model, trace.output, example, config)
+    of_weights = {site.quantizer.label for site in weight_sites(model)}
     return Coverage(
-        weights=tuple(one for name, one in covered.items() if name in weight_names),
-        activations=tuple(one for name, one in covered.items() if name not in weight_names),
-        float_layers=tuple(name for name in _multiplying_layers(model) if name not in layers),
+        weights=tuple(one for name, one in covered.items() if name in of_weights),
+        activations=tuple(one for name, one in covered.items() if name not in of_weights),
+        float_layers=in_full_precision,
         notes=outputs.notes,
     )
-
-
-def plan_layers(layers: dict[str, nn.Module], order: list[str], config: QuantConfig) -> dict[str, LayerPlan]:
-    """Decides the widths of each layer.
-
-    Args:
-        layers: The layers to be swapped, by name.
-        order: Their names in call order, which tells the first and the last.
-        config: The configuration.
-
-    Returns:
-        One plan a layer.
-    """
-    return {name: _plan(name, layer, order, config) for name, layer in layers.items()}
-
-
-def _plan(name: str, layer: nn.Module, order: list[str], config: QuantConfig) -> LayerPlan:
-    policy = POLICIES[config.policy]
-    first, last = name == order[0], name == order[-1]
-    weight_bits = config.weight_bits
-    if layer_kind(layer).depthwise:
-        weight_bits = policy.depthwise_weight_bits or weight_bits
-    if first:
-        weight_bits = policy.first_weight_bits or weight_bits
-    if last:
-        weight_bits = policy.last_weight_bits or weight_bits
-    override = config.override(name)
-    input_bits = FLOAT_BITS
-    if policy.inputs:
-        input_bits = override.activation_bits or _input_bits(config, policy, first=first, last=last)
-    return LayerPlan(override.weight_bits or weight_bits, input_bits)
-
-
-def _input_bits(config: QuantConfig, policy: Policy, *, first: bool, last: bool) -> int:
-    if config.activation_bits == FLOAT_BITS:
-        return FLOAT_BITS
-    if first:
-        return INTEGER_BITS if policy.integer else FLOAT_BITS
-    return (policy.last_input_bits if last else None) or config.activation_bits
 
 
 def _quantizable_layers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
@@ -130,23 +98,24 @@ def _multiplying_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if multiplies(module)}
 
 
-def _swap(model: nn.Module, name: str, plan: LayerPlan, config: QuantConfig) -> None:
+def _swap(model: nn.Module, name: str, plan: LayerPlan, trace: Trace, config: QuantConfig) -> None:
     layer = model.get_submodule(name)
     kind = quantized_type(layer)
     weight = layer.weight
     assert kind is not None
     assert isinstance(weight, Tensor)
     shape = scale_shape(weight, layer_kind(layer).output_axis, per_channel=config.per_channel)
-    weight_quantizer = config.weight_quantizer(plan.weight_bits, shape).to(weight.device)
+    weight_quantizer = config.weight_quantizer(plan.weight_bits, shape)
     if plan.weight_bits <= 7:
         weight_quantizer.allocate_pins(weight.shape)
-    input_quantizer = None if plan.input_bits == FLOAT_BITS else config.activation_quantizer(plan.input_bits).to(weight.device)
-    quantized = adopt(kind, layer, weight_quantizer=weight_quantizer, input_quantizer=input_quantizer)
-    quantized.train(layer.training)
-    for parent in list(model.modules()):  # a layer may have several parents
-        for child, module in parent._modules.items():
-            if module is layer:
-                parent._modules[child] = quantized
+    input_quantizer = None
+    if plan.input_bits != FLOAT_BITS:
+        shape = trace.shapes.get(name, ())  # a layer that the example never calls is refused below
+        input_quantizer = layer_input_quantizer(layer, shape, plan.input_bits, config, signed=plan.signed).to(weight.device)
+    quantized = adopt(kind, layer, input_quantizer=input_quantizer, weight_quantizer=weight_quantizer.to(weight.device))
+    if config.published and config.policy == "vit" and layer._parameters.get("bias") is None:
+        quantized.register_parameter("bias", nn.Parameter(weight.new_zeros(weight.shape[0])))  # published linear layers have one
+    replace_module(model, layer, quantized)
 
 
 def _label(model: nn.Module) -> None:
@@ -155,14 +124,20 @@ def _label(model: nn.Module) -> None:
             module.label = name
 
 
-def _check_same_output(model: nn.Module, float_output: Tensor, example: Any) -> dict[str, Covered]:
+def _is_part(name: str, attention: Collection[str]) -> bool:
+    """Whether a layer is the joint projection of an attention layer to be quantized, or the layer itself."""
+    return name in attention or name.rpartition(".")[0] in attention
+
+
+def _check_same_output(model: nn.Module, float_output: Tensor, example: Any, config: QuantConfig) -> dict[str, Covered]:
     """Checks that the model with its quantizers bypassed still computes what it did; gives what each quantizer saw."""
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     for quantizer in quantizers:
         quantizer.bypass = True
     output, covered = measure_coverage(model, example)
     difference = (output - float_output).abs().max()
-    if not difference <= _SAME_OUTPUT * float_output.abs().max().clamp(min=1e-3):
+    loses_biases = config.published and config.attention == "qkr"  # by design of the published code
+    if not loses_biases and not difference <= _SAME_OUTPUT[config.attention] * float_output.abs().max().clamp(min=1e-3):
         raise PrepareError(f"the model's output changed by {difference:.3g} by swapping its layers, before any quantization")
     for quantizer in quantizers:
         quantizer.bypass = False

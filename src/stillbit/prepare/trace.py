@@ -1,13 +1,19 @@
 """One run of the example through a model: which layers are called, in which order, how often, and what comes out."""
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from stillbit.errors import PrepareError
+
+_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, functional.scaled_dot_product_attention)
 
 
 @contextmanager
@@ -64,18 +70,91 @@ def _tensors(output: Any) -> Iterator[Tensor]:
             yield from _tensors(one)
 
 
-def call_order(model: nn.Module, layers: dict[str, nn.Module], example: Any) -> tuple[list[str], Tensor]:
-    """Gives the layers' names in the order of their first call, and the model's output.
+@dataclass(frozen=True)
+class Trace:
+    """What one run of the example told about a float model.
+
+    Attributes:
+        order: Names of the layers of interest, in the order of their first call.
+        shapes: Shape of each module's first positional input, batch included.
+        activated: Layers of interest whose input is an activation function's output as it stands.
+        softmaxes: Modules that took a softmax, or called a fused attention, of their own.
+        output: The model's output, several outputs joined into one vector.
+    """
+
+    order: list[str]
+    shapes: dict[str, tuple[int, ...]]
+    activated: frozenset[str]
+    softmaxes: tuple[str, ...]
+    output: Tensor
+
+
+def trace_example(model: nn.Module, layers: Collection[str], example: Any) -> Trace:
+    """Runs the example and watches.
 
     Args:
-        model: The model.
-        layers: The layers of interest by name.
+        model: A float model.
+        layers: Names of the layers of interest.
         example: The model's input.
 
     Returns:
-        Names of the layers that were called, and the output.
+        What was seen.
     """
-    called: dict[str, None] = {}
-    with watched(layers, lambda name, _: called.setdefault(name)):
-        output = run_example(model, example)
-    return list(called), output
+    watch = _Watch(frozenset(layers))
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: watch.enter(name, inputs)))
+        handles.append(module.register_forward_hook(lambda module, _, output: watch.leave(module, output), always_call=True))
+    try:
+        with watch:
+            output = run_example(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Trace(list(watch.order), watch.shapes, frozenset(watch.activated), tuple(watch.softmaxes), output)
+
+
+class _Watch(TorchFunctionMode):
+    """Notes calls of modules, and of softmax by the innermost module that runs."""
+
+    def __init__(self, layers: frozenset[str]) -> None:
+        super().__init__()
+        self.order: dict[str, None] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.activated: set[str] = set()
+        self.softmaxes: dict[str, None] = {}
+        self._layers = layers
+        self._running: list[str] = []
+        self._activations: dict[int, Tensor] = {}  # by address; kept alive, so that no address is used again
+
+    def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
+        """Notes the call of a module."""
+        self._running.append(name)
+        if not inputs or not isinstance(inputs[0], Tensor):
+            return
+        self.shapes.setdefault(name, tuple(inputs[0].shape))
+        if name in self._layers:
+            self.order.setdefault(name)
+            if inputs[0].data_ptr() in self._activations:
+                self.activated.add(name)
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """Notes that a module has run, or has failed."""
+        self._running.pop()
+        if isinstance(output, Tensor) and is_activation(module):
+            self._activations[output.data_ptr()] = output
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in _SOFTMAXES and self._running:
+            self.softmaxes.setdefault(self._running[-1])
+        return func(*args, **(kwargs or {}))
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether the module is an activation function whose output is mostly positive: ReLU, GELU and their kin."""
+    kinds: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.GELU)
+    if "timm.layers" in sys.modules:
+        from timm.layers import activations
+
+        kinds += (activations.GELU, activations.GELUTanh, activations.QuickGELU)
+    return isinstance(module, kinds)
