@@ -46,11 +46,9 @@ class StatsQ(Quantizer):
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         """Gives the grid of the latents of now (vit spec 1)."""
-        magnitude = x.to(compute_dtype(x)).abs()
-        if math.prod(self.scale_shape) == 1:
-            mean = magnitude.mean().reshape(self.scale_shape)
-        else:
-            mean = magnitude.mean([axis for axis, size in enumerate(self.scale_shape) if size == 1], keepdim=True)
+        axes = [axis for axis in range(x.dim()) if math.prod(self.scale_shape) == 1 or self.scale_shape[axis] == 1]
+        # In float64, so that no compiler's order of the sum shows: in float32 it moves every other scale, and codes near a boundary.
+        mean = x.abs().mean(axes, dtype=torch.float64).to(compute_dtype(x)).reshape(self.scale_shape)
         low, high = self.limits
         return Grid((2.0 * mean / -low).clamp(min=SCALE_FLOOR), 0, 0.5, low, high)
 
