@@ -8,6 +8,7 @@ from stillbit.errors import CheckpointError, DataError, RecipeError
 from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.recipes.load import load
 from stillbit.training import checkpoint
+from tests.equality import assert_equal
 
 # 5 steps an epoch; min-max ranges, because the search for the least squared error takes longer than the rest together
 SHORT = (
@@ -76,7 +77,7 @@ def test_a_resumed_run_is_bitwise_the_run_that_was_never_stopped(finished, tmp_p
     run.train(recipe, tmp_path, resume=True)
     there, here = (checkpoint.read(path / "last.pt") for path in (folder, tmp_path))
     for part in ("model", "optimizer", "methods"):
-        _assert_equal(there[part], here[part], part)
+        assert_equal(there[part], here[part], part)
 
 
 class _KilledError(Exception):
@@ -90,21 +91,6 @@ def _kill_at(step, after_step):
         after_step(self, now)
 
     return after
-
-
-def _assert_equal(there, here, path):
-    if isinstance(there, torch.Tensor):
-        assert torch.equal(there, here), path
-    elif isinstance(there, dict):
-        assert list(there) == list(here), path
-        for key, value in there.items():
-            _assert_equal(value, here[key], f"{path}.{key}")
-    elif isinstance(there, list | tuple):
-        assert len(there) == len(here), path
-        for index, value in enumerate(there):
-            _assert_equal(value, here[index], f"{path}[{index}]")
-    else:
-        assert there == here, path
 
 
 def test_a_finished_run_resumes_to_itself(finished):

@@ -23,6 +23,7 @@ from stillbit.recipes.schema import Recipe
 from stillbit.training import checkpoint
 from stillbit.training.batches import calibration_batches, validation_batches
 from stillbit.training.data import Data, load_data
+from stillbit.training.distill import Distiller
 from stillbit.training.evaluate import Evaluation, evaluate
 from stillbit.training.loop import BEST, LAST, fit
 from stillbit.training.optim import JointOptimizer, build_optimizer, group_schedules
@@ -39,6 +40,7 @@ _MAY_CHANGE = (
     "data.workers",
     "data.val_batch_size",
     "model.weights",
+    "start",
     "training.checkpoint_every",
     "training.log_every",
     "training.tensorboard",
@@ -54,6 +56,7 @@ class Assembly:
         data: Both splits.
         optimizer: Over weights and scales.
         methods: Attached to the optimizer.
+        distiller: The teacher, placed; None without.
         coverage: What is quantized; None in full precision.
     """
 
@@ -61,6 +64,7 @@ class Assembly:
     data: Data
     optimizer: JointOptimizer
     methods: tuple[Method, ...]
+    distiller: Distiller | None
     coverage: Coverage | None
 
 
@@ -98,6 +102,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
         directory=folder,
         methods=parts.methods,
         schedules=group_schedules(parts.optimizer, recipe.optimizer, recipe.scale_optimizer),
+        final_stage=recipe.final_stage,
+        distiller=parts.distiller,
         recipe=to_mapping(recipe),
         resume=start is not None,
     )
@@ -144,7 +150,7 @@ def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
 
     Args:
         recipe: What to build.
-        start: A checkpoint whose model takes the place of float weights and calibration.
+        start: A checkpoint whose model takes the place of float weights and calibration; None means what the recipe says.
 
     Returns:
         The parts, the methods attached.
@@ -154,13 +160,14 @@ def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
     """
     processes = start_processes(recipe.training)
     data = load_data(recipe.data)
-    model, coverage = _build_model(recipe, data, start)
+    distiller = None if recipe.distillation is None else recipe.distillation.build(data, recipe.training)
+    model, coverage = _build_model(recipe, data, start or recipe.start)
     settings = recipe.optimizer, recipe.scale_optimizer
     optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
-    methods = _build_methods(recipe, model, _num_steps(recipe, data, processes))
+    methods = _build_methods(recipe, model, _steps_per_epoch(recipe, data, processes))
     for method in methods:
         method.attach(optimizer)
-    return Assembly(model, data, optimizer, methods, coverage)
+    return Assembly(model, data, optimizer, methods, distiller, coverage)
 
 
 def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Module, Coverage | None]:
@@ -184,19 +191,31 @@ def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
     return model, coverage
 
 
-def _build_methods(recipe: Recipe, model: nn.Module, steps: int) -> tuple[Method, ...]:
-    """Return dampening if asked for, one method that tracks, and recording if asked for, in this order at each step."""
+def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
+    """Return dampening and annealing if asked for, one method that tracks, and recording if asked for, in this order at each step.
+
+    Annealing puts weights back before the others look at them. The schedules of the others end with those of the learning rates.
+    """
     if recipe.quantization is None:
         return ()
-    wanted = (recipe.dampening, recipe.freezing or recipe.tracking or TrackingConfig(), recipe.recording)
-    return tuple(config.build(model, steps) for config in wanted if config is not None)
+    methods: list[Method] = []
+    steps = recipe.timetable.epochs * steps_per_epoch
+    if recipe.dampening is not None:
+        methods.append(recipe.dampening.build(model, steps))
+    if recipe.annealing is not None:
+        begin = recipe.timetable.before_final_stage * steps_per_epoch + 1
+        methods.append(recipe.annealing.build(model, steps, begin=begin))
+    methods.append((recipe.freezing or recipe.tracking or TrackingConfig()).build(model, steps))
+    if recipe.recording is not None:
+        methods.append(recipe.recording.build(model, steps))
+    return tuple(methods)
 
 
-def _num_steps(recipe: Recipe, data: Data, processes: Accelerator) -> int:
+def _steps_per_epoch(recipe: Recipe, data: Data, processes: Accelerator) -> int:
     settings = recipe.training
     rank, world = processes.process_index, processes.num_processes
     sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
-    return settings.epochs * sampler.steps_per_epoch
+    return sampler.steps_per_epoch
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

@@ -73,9 +73,17 @@ def test_the_last_of_two_overrides_holds(recipe):
         ),
         pytest.param(
             "quantization=null",
-            "freezing is given and quantization is null; allowed: methods where weights are quantized",
+            "freezing is given and quantization is null; allowed: where weights are quantized",
             id="freezing_a_float_network",
         ),
+        pytest.param("training.epochs=-1", "training.epochs is -1; allowed: 0 or more", id="epochs"),
+        pytest.param(
+            "training.epochs=0",
+            "freezing is given and training.epochs is 0; allowed: with 1 epoch or more, which its schedule takes",
+            id="freezing_without_epochs",
+        ),
+        pytest.param("annealing.epochs=0", "annealing.epochs is 0; allowed: 1 or more", id="annealing"),
+        pytest.param("distillation.temperature=2", "distillation.teacher: missing, and it has no default", id="no_teacher"),
         pytest.param("model.num_classes=0", "model.num_classes is 0; allowed: 1 or more", id="no_classes"),
         pytest.param(
             "model.source=stillbit",
@@ -118,3 +126,29 @@ def test_resolve_leaves_its_argument_alone():
     content = {"model": {"name": "resnet18"}}
     assert resolve(content, ["model.name=resnet50"]).model.name == "resnet50"
     assert content == {"model": {"name": "resnet18"}}
+
+
+def test_the_stages_of_a_recipe_make_one_timetable(recipe):
+    stages = ["freezing=null", "training.epochs=300", "training.cooldown_epochs=10", "annealing={}"]
+    timetable = load(recipe, stages).timetable
+    assert (timetable.before_final_stage, timetable.total, timetable.final_stage.lr) == (310, 340, 1e-5)
+    assert load(recipe, [*stages, "training.epochs=0", "training.cooldown_epochs=0"]).timetable.total == 30
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(["training.epochs=0"], "recipe: training.epochs is 0; allowed: 1 or more, 0 only where an annealing", id="nothing"),
+        pytest.param(
+            ["training.epochs=0", "training.cooldown_epochs=2", "annealing={}"],
+            "recipe: training.cooldown_epochs is 2 with epochs 0; allowed: 0",
+            id="cooldown_of_nothing",
+        ),
+        pytest.param(["quantization=null", "annealing={}"], "annealing is given and quantization is null", id="annealing_a_float_network"),
+        pytest.param(["quantization=null", "start=last.pt"], "start is given and quantization is null", id="start_of_a_float_network"),
+    ],
+)
+def test_sections_that_do_not_go_together(recipe, overrides, message):
+    with pytest.raises(RecipeError) as caught:
+        load(recipe, ["freezing=null", *overrides])
+    assert str(caught.value).startswith(message)

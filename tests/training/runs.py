@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
@@ -29,6 +30,7 @@ from stillbit.training.batches import calibration_batches
 from stillbit.training.checkpoint import load_model, read
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data, DataConfig, load_data
+from stillbit.training.distill import Distiller
 from stillbit.training.loop import LAST, fit
 from stillbit.training.optim import JointOptimizer, OptimizerConfig, build_optimizer
 from stillbit.training.position import Position
@@ -57,6 +59,16 @@ def tiny_model() -> nn.Module:
         nn.Flatten(),
         nn.Linear(12, 10),
     )
+
+
+def two_headed_model(seed: int) -> nn.Module:
+    """A distilled transformer of one block for these images."""
+    torch.manual_seed(seed)
+    size = {"img_size": IMAGE_SIZE, "in_chans": 1, "patch_size": 4, "depth": 1, "embed_dim": 16, "num_heads": 2, "num_classes": 10}
+    model: nn.Module = timm.create_model("deit_tiny_distilled_patch16_224", **size)
+    for head in (model.head, model.head_dist):  # both begin at zero
+        nn.init.normal_(head.weight)
+    return model
 
 
 def data_config(**changes: Any) -> DataConfig:
@@ -100,10 +112,11 @@ def run(
     resume: bool = False,
     after_step: Callable[[int], None] | None = None,
     trace: bool = False,
+    taught: bool = False,
 ) -> tuple[Position, nn.Module, JointOptimizer, list[Method]]:
-    """Train the small model; with `after_step`, call it at the end of each optimizer step with its number."""
+    """Train the small model, or a taught transformer; with `after_step`, call it at the end of each optimizer step with its number."""
     data, training = data or data_config(), training or training_config()
-    model = tiny_model()
+    model = two_headed_model(seed=0) if taught else tiny_model()
     if method != "float":
         _settle_batchnorm(model)
         prepare(model, QuantConfig.parse("W3A3"), example=torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE))
@@ -127,6 +140,11 @@ def run(
         optimizer.register_step_post_hook(lambda *_: codes.append(_codes(model)))
     if after_step is not None:
         _call_after_step(optimizer, after_step, first=_steps_taken(folder) if resume else 0)
+    distiller = None
+    if taught:
+        teacher = two_headed_model(seed=1)
+        place(teacher, training)
+        distiller = Distiller(teacher)
     position = fit(
         model,
         optimizer,
@@ -136,6 +154,7 @@ def run(
         methods=methods,
         schedules=schedules,
         resume=resume,
+        distiller=distiller,
         recipe={"method": method},
     )
     if trace:
@@ -195,6 +214,7 @@ def main() -> None:
     parser.add_argument("--kill-at", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--taught", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     run(
@@ -210,6 +230,7 @@ def main() -> None:
         resume=given.resume,
         after_step=send_at(given.kill_at, signal.SIGKILL),
         trace=given.trace,
+        taught=given.taught,
     )
 
 

@@ -40,6 +40,17 @@ def codes(folder: Path, rank: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
     return trace
 
 
+def test_losses_against_a_teacher_are_equal(tmp_path: Path) -> None:
+    losses = []
+    for ranks, accumulation in ((1, 2), (2, 1)):
+        launcher, folder = TORCHRUN if ranks == 2 else [], tmp_path / str(ranks)
+        fixed = ["--taught", "--batch-size", "9", "--precision", "fp64", "--accumulation", str(accumulation)]
+        subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder), *fixed], check=True, capture_output=True, timeout=300)
+        losses.append([event["loss"] for event in events(folder, "step")])
+    assert len(losses[0]) == STEPS // 2
+    assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-9)  # as below
+
+
 def test_losses_are_equal(folders: tuple[Path, Path]) -> None:
     alone, both = ([event["loss"] for event in events(folder, "step")] for folder in folders)
     assert len(alone) == STEPS

@@ -1,7 +1,7 @@
 """The float network that a recipe names, with the weights that it names."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,18 +25,22 @@ class ModelConfig:
             format with nothing but tensors in it. `torchvision` also takes a name of its own: `IMAGENET1K_V1`.
         num_classes: Width of the classifier; None means as many as the data has. A pretrained classifier of another
             width is replaced by a random one.
+        arguments: What else `timm.create_model` is given, by name: `img_size: 384`, `depth: 6`.
     """
 
     name: str
     source: Literal["timm", "torchvision", "stillbit"] = "timm"
     weights: str = "pretrained"
     num_classes: int | None = None
+    arguments: dict[str, int | float | bool | str | tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.source == "stillbit" and self.weights == "pretrained":
             raise RecipeError("weights is 'pretrained'; allowed: random, or a file (stillbit ships no weights)")
         if self.num_classes is not None and self.num_classes < 1:
             raise RecipeError(f"num_classes is {self.num_classes}; allowed: 1 or more")
+        if self.arguments and self.source != "timm":
+            raise RecipeError(f"arguments is {self.arguments} with source {self.source}; allowed: with timm")
 
 
 def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.Module:
@@ -59,6 +63,31 @@ def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.M
     if _is_file(config):
         load_weights(model, Path(config.weights))
     return model
+
+
+def pretrained_classes(config: ModelConfig) -> int | None:
+    """Gives the number of classes of the classifier that a source's own weights come with; nothing is fetched.
+
+    Args:
+        config: Which network and weights.
+
+    Returns:
+        The number; None where the weights are random or out of a file, or the source has none.
+    """
+    if config.weights == "random" or _is_file(config):
+        return None
+    if config.source == "timm":
+        import timm
+
+        known = timm.get_pretrained_cfg(config.name) if timm.is_model(config.name.partition(".")[0]) else None
+        return None if known is None else int(known.num_classes)
+    from torchvision import models
+
+    if config.name not in models.list_models(module=models):
+        return None
+    named = models.get_model_weights(config.name)
+    weights = named.DEFAULT if config.weights == "pretrained" else named[config.weights]
+    return len(weights.meta["categories"])
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -107,7 +136,11 @@ def _from_timm(config: ModelConfig, num_classes: int, channels: int) -> nn.Modul
     if not timm.is_model(base):
         raise RecipeError(f"model.name: timm has no '{base}'{_meant(base, timm.list_models())}")
     pretrained = config.weights == "pretrained"
-    model: nn.Module = _fetch(config, lambda: timm.create_model(config.name, pretrained, num_classes=num_classes, in_chans=channels))
+    arguments = {"num_classes": num_classes, "in_chans": channels, **config.arguments}
+    try:
+        model: nn.Module = _fetch(config, lambda: timm.create_model(config.name, pretrained, **arguments))
+    except TypeError as error:  # an argument that the network does not have
+        raise RecipeError(f"model.arguments of '{config.name}': {error}") from None
     return model
 
 
