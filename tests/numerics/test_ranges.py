@@ -116,3 +116,10 @@ def test_the_search_measures_the_grid_that_it_will_get(lowest: float, signed: bo
 
     found = float(config.build(symmetric=True, bits=3).update(x)[1])
     assert error(found) <= min(error(found * factor) for factor in (0.7, 0.85, 1.2, 1.4))
+
+
+def test_what_an_unsigned_grid_cuts_off_does_not_widen_its_search() -> None:
+    x = torch.linspace(0, 1, 100)
+    config = RangeConfig(signed=False)
+    with_negatives = config.build(symmetric=True, bits=3).update(torch.cat([x, torch.tensor([-50.0])]))
+    assert torch.equal(with_negatives[1], config.build(symmetric=True, bits=3).update(x)[1])

@@ -126,9 +126,7 @@ class Quantizer(nn.Module, ABC):
     def position(self, x: Tensor) -> Tensor:
         """Gives the latent in grid units; a pinned latent stands at its code."""
         self._require_range()
-        grid = self.grid(x)
-        position = grids.position(x, grid)
-        return position if self.pins is None else torch.where(self.pins == FREE, position, self.pins - grid.zero_point)
+        return self._position(x, self.grid(x))
 
     @final
     @torch.no_grad()
@@ -144,7 +142,9 @@ class Quantizer(nn.Module, ABC):
         """Says which latents the gate lets move: a bool tensor of the shape of `x`. Without a gate all do; a pinned one never does."""
         if self.gate is None:
             return torch.ones_like(x, dtype=torch.bool)
-        return gates.free(self.position(x), self.grid(x), self.gate)
+        self._require_range()
+        grid = self.grid(x)
+        return gates.free(self._position(x, grid), grid, self.gate)
 
     @final
     def allocate_pins(self, shape: torch.Size) -> None:
@@ -181,6 +181,10 @@ class Quantizer(nn.Module, ABC):
         if self.bits == 1 and symmetric and (bool((low < 0).any()) if signed is None else signed):
             raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
         return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric, signed=signed)
+
+    def _position(self, x: Tensor, grid: Grid) -> Tensor:
+        position = grids.position(x, grid)
+        return position if self.pins is None else torch.where(self.pins == FREE, position, self.pins - grid.zero_point)
 
     def _require_range(self) -> None:
         if not self.is_calibrated:
