@@ -5,12 +5,14 @@ from copy import deepcopy
 import pytest
 
 from stillbit.errors import RecipeError
+from stillbit.prepare import QuantConfig
 from stillbit.recipes import catalog, document
 from stillbit.recipes.load import load, resolve
 from stillbit.recipes.mapping import from_mapping, to_mapping
 from stillbit.recipes.schema import Recipe
 
 NAMES = catalog.names()
+TRANSFORMERS = [name for name in NAMES if name.startswith(("deit", "swin"))]
 
 
 def test_what_ships():
@@ -19,6 +21,7 @@ def test_what_ships():
     expected = {f"{network}_{bits}_{method}" for network in networks for bits in ("w4a4", "w3a3") for method in methods}
     expected |= {f"resnet{depth}_w4a4_{method}" for depth in (18, 50) for method in ("lsq", "freeze")}
     expected |= {"digits_float", *(f"digits_w3a3_{method}" for method in methods)}
+    expected |= {f"{network}_w{bits}a{bits}" for network in ("deit_t", "deit_s", "swin_t") for bits in (2, 3, 4)}
     assert set(NAMES) == expected
 
 
@@ -34,11 +37,12 @@ def test_a_recipe_is_what_its_name_says(name):
     method = name.rpartition("_")[2]
     assert (recipe.freezing is not None) == (method == "freeze")
     assert (recipe.dampening is not None) == (method == "damp")
+    assert (recipe.annealing is not None) == (name in TRANSFORMERS)
     if method == "float":
         assert recipe.quantization is None
     else:
         bits = recipe.quantization
-        assert f"_w{bits.weight_bits}a{bits.activation_bits}_" in name
+        assert f"_w{bits.weight_bits}a{bits.activation_bits}_" in f"{name}_"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -92,6 +96,54 @@ def _check_what_all_published_recipes_share(recipe):
     assert (bits.policy, bits.per_channel, bits.weight_symmetric, bits.activation_symmetric) == ("lsq_paper", False, True, True)
     assert (bits.weight_range.estimator, bits.activation_range.estimator, bits.scale_gradient) == ("mse", "mse", "none")
     assert (recipe.calibration.batches, recipe.data.batch_size, recipe.training.reestimate_batches) == (1, 128, 50)
+
+
+# vit spec 7: images of a process, learning rate, weight decay, warm-up, mixup, cutmix, repeated augmentation
+TINY = (140, 5.47e-4, 0.05, 5, 0.0, 0.0, 1)
+SWIN = (64, 2e-4, 0.0, 0, 0.8, 1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        pytest.param("deit_t_w2a2", TINY, id="deit_t_w2a2"),
+        pytest.param("deit_t_w3a3", TINY, id="deit_t_w3a3"),
+        pytest.param("deit_t_w4a4", TINY, id="deit_t_w4a4"),
+        pytest.param("deit_s_w2a2", TINY, id="deit_s_w2a2"),
+        pytest.param("deit_s_w3a3", (100, 3.2e-4, 0.0, 0, 0.8, 1.0, 3), id="deit_s_w3a3"),
+        pytest.param("deit_s_w4a4", (100, 3.2e-4, 0.0, 0, 0.8, 1.0, 3), id="deit_s_w4a4"),
+        pytest.param("swin_t_w2a2", (64, 5e-4, 0.05, 5, 0.0, 0.0, 1), id="swin_t_w2a2"),
+        pytest.param("swin_t_w3a3", SWIN, id="swin_t_w3a3"),
+        pytest.param("swin_t_w4a4", SWIN, id="swin_t_w4a4"),
+    ],
+)
+def test_published_hyper_parameters_of_transformers(name, expected):
+    recipe = load(name)
+    weights, augment = recipe.optimizer, recipe.data.augment
+    found = (recipe.data.batch_size, weights.lr, weights.weight_decay, weights.schedule.warmup_epochs)
+    assert (*found, augment.mixup, augment.cutmix, augment.repeats) == expected
+    assert (recipe.training.label_smoothing > 0.0) == (augment.mixup > 0.0)
+    assert weights.decay_norms == (weights.weight_decay == 0.0)
+    if weights.schedule.warmup_epochs:
+        assert weights.schedule.warmup_start == 1e-6
+    bits = recipe.quantization.weight_bits
+    assert recipe.quantization == QuantConfig.for_vit(f"W{bits}A{bits}")
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_what_all_published_recipes_of_transformers_share(name):
+    recipe = load(name)
+    weights, stage, teaching, augment = recipe.optimizer, recipe.annealing, recipe.distillation, recipe.data.augment
+    assert (weights.name, weights.betas, recipe.scale_optimizer) == ("adamw", None, None)
+    assert (weights.schedule.kind, weights.schedule.end, weights.schedule.per) == ("cosine", 1e-5, "epoch")
+    assert (recipe.training.epochs, recipe.training.cooldown_epochs, recipe.training.precision) == (300, 10, "fp32")
+    assert (stage.epochs, stage.lr, stage.boundary_range) == (30, 1e-5, 0.005)
+    assert (teaching.temperature, teaching.soft_weight, teaching.hard_weight) == (1.0, 1.0, 1.0)
+    assert (teaching.teacher.name, teaching.teacher.weights) == (recipe.model.name, recipe.model.weights)
+    assert (augment.scale, augment.hflip, augment.auto_augment) == ((0.08, 1.0), 0.5, "rand-m9-mstd0.5-inc1")
+    assert (augment.random_erasing, augment.erasing_mode, augment.mix_probability) == (0.25, "pixel", 1.0)
+    assert (recipe.data.interpolation, recipe.data.val_interpolation, recipe.data.crop_pct) == ("random", "bicubic", 0.9)
+    assert recipe.model.drop_path == (recipe.model.name != "swin_t")
 
 
 @pytest.mark.parametrize(

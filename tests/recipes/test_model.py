@@ -148,3 +148,20 @@ def test_the_classifier_of_a_pretrained_torchvision_network_fits_the_data(monkey
     assert model.fc.out_features == 12
     assert torch.equal(model.conv1.weight, pretrained["conv1.weight"])
     assert torch.equal(build_model(config, num_classes=1000, channels=3).fc.weight, pretrained["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({"name": "swin_t", "source": "torchvision"}, id="torchvision"),
+        pytest.param({"name": "vit_tiny_patch16_224", "arguments": {"depth": 2, "drop_path_rate": 0.9}}, id="timm"),
+    ],
+)
+def test_branches_are_left_out_unless_all_are_kept(config):
+    images = torch.randn(2, 3, 224, 224)
+    for drop_path in (True, False):
+        torch.manual_seed(0)
+        model = build_model(ModelConfig(weights="random", drop_path=drop_path, **config), num_classes=3, channels=3).train()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)  # timm's heads begin at zero
+        assert torch.equal(model(images), model.eval()(images)) == (not drop_path)

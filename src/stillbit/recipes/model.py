@@ -25,6 +25,7 @@ class ModelConfig:
             format with nothing but tensors in it. `torchvision` also takes a name of its own: `IMAGENET1K_V1`.
         num_classes: Width of the classifier; None means as many as the data has. A pretrained classifier of another
             width is replaced by a random one.
+        drop_path: Whether training leaves out whole branches at random, as often as the network has it from its source; false for never.
         arguments: What else `timm.create_model` is given, by name: `img_size: 384`, `depth: 6`.
     """
 
@@ -32,6 +33,7 @@ class ModelConfig:
     source: Literal["timm", "torchvision", "stillbit"] = "timm"
     weights: str = "pretrained"
     num_classes: int | None = None
+    drop_path: bool = True
     arguments: dict[str, int | float | bool | str | tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.M
     """
     width = config.num_classes or num_classes
     model = _SOURCES[config.source](config, width, channels)
+    if not config.drop_path:
+        _keep_all_branches(model)
     if _is_file(config):
         load_weights(model, Path(config.weights))
     return model
@@ -192,6 +196,17 @@ def _fetch(config: ModelConfig, build: Callable[[], Any]) -> Any:
     except (OSError, RuntimeError) as error:  # no network, no such file at the other end, no such weights
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"model.weights: those of '{config.name}' cannot be fetched from {config.source}: {reason}") from error
+
+
+def _keep_all_branches(model: nn.Module) -> None:
+    from timm.layers import DropPath
+    from torchvision.ops import StochasticDepth
+
+    for module in model.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, StochasticDepth):
+            module.p = 0.0
 
 
 def _fit_classifier(model: nn.Module, num_classes: int) -> None:
