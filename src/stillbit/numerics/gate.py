@@ -3,9 +3,9 @@
 In code coordinates (position plus zero point) the boundary between the codes i and i + 1 lies at i + 1/2. A latent is free if it is at
 most `boundary_range` away from a boundary inside the grid, the band's ends included. One outside the grid never is: its code is certain.
 
-    codes      0         1         2            boundary_range 0.1: free are 0.4 ... 0.6 and 1.4 ... 1.6
-               |----|----|----|----|
-                  ====      ====
+    code coordinate   0         1         2
+                      |----|----|----|----|     boundary_range 0.1: free are 0.4 to 0.6 and 1.4 to 1.6
+                          ===       ===
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def free(position: Float[Tensor, "..."], grid: Grid, gate: Gate) -> Bool[Tensor,
         True where free; NaN is not.
 
     >>> grid = Grid(torch.tensor(1.0), zero_point=0, shift=0.0, low=-2, high=1)
-    >>> free(torch.tensor([-2.5, -1.6, -1.0, 0.1, 0.45, 1.5]), grid, Gate(boundary_range=0.1))
+    >>> free(torch.tensor([-2.5, -1.55, -1.0, 0.1, 0.45, 1.5]), grid, Gate(boundary_range=0.1))
     tensor([False,  True, False, False,  True, False])
     """
     coordinate = position + grid.zero_point
