@@ -54,7 +54,7 @@ class AttentionProducts(nn.Module, ABC):
         """Gives query-key products (B, h, N, N), not scaled, and values (B, N, A), not quantized."""
 
     @abstractmethod
-    def quantized_here(self, name: str, qkv: nn.Module) -> tuple[WeightSite, ...]:
+    def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
         """Gives the sites of weights that are quantized here, rather than by `qkv` itself; `name` is the layer's."""
 
     def forward(self, x: Tensor, setting: AttentionSetting, offset: Tensor | None = None) -> Tensor:
@@ -101,9 +101,9 @@ class PlainProducts(AttentionProducts):
         key = self.key_quantizer(_normalized(key, setting.key_norm, setting.num_heads))
         return split_heads(query, setting.num_heads) @ split_heads(key, setting.num_heads).mT, value
 
-    def quantized_here(self, name: str, qkv: nn.Module) -> tuple[WeightSite, ...]:
+    def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
         """Gives none: `qkv` is a quantized layer, and has its own."""
-        del name, qkv
+        del name, qkv, num_heads
         return ()
 
 

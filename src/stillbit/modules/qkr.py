@@ -72,14 +72,13 @@ class ReparameterizedProducts(AttentionProducts):
             scores = scores + F.linear(x, key_bias(weight, bias, heads)).transpose(1, 2)[:, :, None]
         return scores, value
 
-    def quantized_here(self, name: str, qkv: nn.Module) -> tuple[WeightSite, ...]:
+    def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
         """Gives the products of weights, which are derived, and the value's rows of the joint weight."""
         weight = qkv.weight
         assert isinstance(weight, Parameter)
         rows = weight.shape[0]
-        heads = self.product_quantizer.scale_shape[0] // weight.shape[1]
         return (
-            ProductSite(f"{name}.qk", self.product_quantizer, weight, heads),
+            ProductSite(f"{name}.qk", self.product_quantizer, weight, num_heads),
             SliceSite(f"{name}.v", self.value_weight_quantizer, weight, 2 * (rows // 3), rows),
         )
 

@@ -43,7 +43,6 @@ class Shifted(nn.Module):
         self.register_parameter("after", None if after is None else Parameter(torch.zeros(after)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the shifted values of the codes of the shifted `x`."""
-        x = x if self.before is None else x + self.before
-        x = self.quantizer(x)
-        return x if self.after is None else x + self.after
+        """Gives the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
+        shifted: Tensor = self.quantizer(x if self.before is None else x + self.before)
+        return (shifted if self.after is None else shifted + self.after).to(x.dtype)

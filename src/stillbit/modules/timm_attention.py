@@ -26,7 +26,7 @@ class QuantAttention(Attention):  # type: ignore[misc]
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the sites of weights that the products quantize."""
-        return self.products.quantized_here(name, self.qkv)
+        return self.products.quantized_here(name, self.qkv, self.num_heads)
 
 
 class QuantWindowAttention(WindowAttention):  # type: ignore[misc]
@@ -45,7 +45,7 @@ class QuantWindowAttention(WindowAttention):  # type: ignore[misc]
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the sites of weights that the products quantize."""
-        return self.products.quantized_here(name, self.qkv)
+        return self.products.quantized_here(name, self.qkv, self.num_heads)
 
 
 def _offset(x: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:

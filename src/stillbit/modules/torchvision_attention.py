@@ -31,7 +31,7 @@ class QuantShiftedWindowAttention(ShiftedWindowAttention):  # type: ignore[misc]
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the sites of weights that the products quantize."""
-        return self.products.quantized_here(name, self.qkv)
+        return self.products.quantized_here(name, self.qkv, self.num_heads)
 
     def _drop_probabilities(self, probabilities: Tensor) -> Tensor:
         return F.dropout(probabilities, self.attention_dropout, self.training)

@@ -11,7 +11,7 @@ from stillbit.modules.adopt import adopt, replace_module
 from stillbit.modules.attention import AttentionProducts, PlainProducts
 from stillbit.modules.qkr import ReparameterizedProducts
 from stillbit.modules.shift import Shifted
-from stillbit.prepare.policy import FLOAT_BITS, QuantConfig
+from stillbit.prepare.policy import FLOAT_BITS, Override, QuantConfig
 from stillbit.prepare.trace import Trace
 from stillbit.quantizers.base import Quantizer
 
@@ -50,14 +50,17 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
     """
     if config.attention == "float":
         return {}
-    found = {name: module for name, module in model.named_modules() if quantized_attention(module) and not _left_float(name, config)}
-    for name, module in found.items():
-        _check_form(name, module, config.attention)
-    if not found:
+    known = {name: module for name, module in model.named_modules() if quantized_attention(module)}
+    if "" in known:
+        raise PrepareError(f"the model is a single {type(model).__name__}; a single layer must stand in a Sequential")
+    if not known:
         raise PrepareError(
             f"attention is {config.attention!r} and {type(model).__name__} has no attention layer that can be quantized; "
             "allowed: attention 'float', or a model with timm's Attention or WindowAttention, or torchvision's ShiftedWindowAttention"
         )
+    found = {name: module for name, module in known.items() if not _left_float(name, config)}
+    for name, module in found.items():
+        _check_form(name, module, config.attention)
     return found
 
 
@@ -82,8 +85,9 @@ def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], tra
         owner = next((part for part in around if not type(model.get_submodule(part)).__module__.startswith("torch.nn.")), name)
         kind = type(model.get_submodule(owner))
         raise PrepareError(
-            f"{owner} is a {kind.__module__}.{kind.__name__}, an attention that cannot be quantized; allowed: timm's Attention and "
-            "WindowAttention, torchvision's ShiftedWindowAttention, or an override (activation_bits 32) that leaves it in full precision"
+            f"{owner or 'the model itself'} is a {kind.__module__}.{kind.__name__}, an attention that cannot be quantized; allowed: "
+            "timm's Attention and WindowAttention, torchvision's ShiftedWindowAttention, or an override (activation_bits 32) that "
+            "leaves it in full precision"
         )
 
 
@@ -111,9 +115,9 @@ def swap_attention(model: nn.Module, name: str, trace: Trace, config: QuantConfi
     kind = quantized_attention(layer)
     assert kind is not None
     layout = _Layout.of(layer, trace.shapes[name])
-    make = _Making(layout, config, config.override(name).activation_bits or config.activation_bits)
-    bits = config.override(name).weight_bits or config.weight_bits
-    products = make.reparameterized(bits) if config.attention == "qkr" else make.plain()
+    override = _override(name, config)
+    make = _Making(layout, config, override.activation_bits or config.activation_bits)
+    products = make.reparameterized(override.weight_bits or config.weight_bits) if config.attention == "qkr" else make.plain()
     quantized = adopt(kind, layer, products=products.to(layout.qkv.weight.device))
     replace_module(model, layer, quantized)
 
@@ -209,8 +213,15 @@ def _check_form(name: str, layer: nn.Module, form: str) -> None:
 
 
 def _left_float(name: str, config: QuantConfig) -> bool:
-    override = config.override(name)
+    override = _override(name, config)
     return FLOAT_BITS in (override.weight_bits, override.activation_bits)
+
+
+def _override(name: str, config: QuantConfig) -> Override:
+    """Gives the exception for an attention layer; under "qkr" that for its joint projection, which is quantized there, comes first."""
+    own = config.override(name)
+    joint = config.override(f"{name}.qkv") if config.attention == "qkr" else own
+    return Override(name, joint.weight_bits or own.weight_bits, joint.activation_bits or own.activation_bits)
 
 
 def _with_parents(name: str) -> list[str]:

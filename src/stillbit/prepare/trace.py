@@ -125,7 +125,8 @@ class _Watch(TorchFunctionMode):
         self.softmaxes: dict[str, None] = {}
         self._layers = layers
         self._running: list[str] = []
-        self._activations: dict[int, Tensor] = {}  # by address; kept alive, so that no address is used again
+        # By address, with the count of changes in place; kept alive, so that no address is used again.
+        self._activations: dict[int, tuple[Tensor, int]] = {}
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         """Notes the call of a module."""
@@ -135,14 +136,15 @@ class _Watch(TorchFunctionMode):
         self.shapes.setdefault(name, tuple(inputs[0].shape))
         if name in self._layers:
             self.order.setdefault(name)
-            if inputs[0].data_ptr() in self._activations:
+            _, version = self._activations.get(inputs[0].data_ptr(), (None, None))
+            if version == inputs[0]._version:
                 self.activated.add(name)
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """Notes that a module has run, or has failed."""
         self._running.pop()
         if isinstance(output, Tensor) and is_activation(module):
-            self._activations[output.data_ptr()] = output
+            self._activations[output.data_ptr()] = (output, output._version)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in _SOFTMAXES and self._running:

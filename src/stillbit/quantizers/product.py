@@ -31,7 +31,8 @@ def query_key_products(qkv: Tensor, num_heads: int) -> Tensor:
             [0., 1.]])
     """
     query, key = _heads(qkv, num_heads)
-    return (query.mT @ key).flatten(0, 1)
+    with torch.autocast(qkv.device.type, enabled=False):  # codes must not depend on autocast, nor differ from those a method sees
+        return (query.mT @ key).flatten(0, 1)
 
 
 def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
