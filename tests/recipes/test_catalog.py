@@ -21,6 +21,7 @@ def test_what_ships():
     expected = {f"{network}_{bits}_{method}" for network in networks for bits in ("w4a4", "w3a3") for method in methods}
     expected |= {f"resnet{depth}_w4a4_{method}" for depth in (18, 50) for method in ("lsq", "freeze")}
     expected |= {"digits_float", *(f"digits_w3a3_{method}" for method in methods)}
+    expected |= {"digits_deit_float", *(f"digits_deit_w2a2_{part}" for part in ("lsq", "statsq", "qkr", "cga"))}
     expected |= {f"{network}_w{bits}a{bits}" for network in ("deit_t", "deit_s", "swin_t") for bits in (2, 3, 4)}
     assert set(NAMES) == expected
 
@@ -37,7 +38,7 @@ def test_a_recipe_is_what_its_name_says(name):
     method = name.rpartition("_")[2]
     assert (recipe.freezing is not None) == (method == "freeze")
     assert (recipe.dampening is not None) == (method == "damp")
-    assert (recipe.annealing is not None) == (name in TRANSFORMERS)
+    assert (recipe.annealing is not None) == (name in TRANSFORMERS or method == "cga")
     if method == "float":
         assert recipe.quantization is None
     else:
