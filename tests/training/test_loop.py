@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import signal
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,13 +15,11 @@ from stillbit.quantizers import LSQ
 from stillbit.training import loop
 from stillbit.training.checkpoint import read
 from stillbit.training.data import Data
-from stillbit.training.distill import Distiller
 from stillbit.training.loop import BEST, LAST, fit
 from stillbit.training.record import read_record
 from stillbit.training.sampler import StepSampler
 from stillbit.training.samples import SeededDataset
 from stillbit.training.seeding import REESTIMATION
-from stillbit.training.timetable import FinalStage
 
 # An epoch of the 360 images has 20 steps of 2 x 9, 10 of 2 x 18, or 2 of 2 x 75.
 TWENTY, TEN, TWO = {"batch_size": 9}, {"batch_size": 18}, {"batch_size": 75}
@@ -144,64 +141,6 @@ def test_best_is_the_best(tmp_path: Path, runs: ModuleType) -> None:
     assert best["history"][-1]["val_top1"] == position.best_top1
 
 
-@pytest.mark.parametrize("stop_at", [5, 10], ids=["mid-epoch", "end-of-epoch"])
-def test_a_taught_run_resumes_to_the_same_bits(tmp_path: Path, runs: ModuleType, stop_at: int) -> None:
-    settings = {"data": runs.data_config(**TEN), "training": runs.training_config(epochs=2), "taught": True}
-    runs.run(tmp_path / "whole", **settings)
-    with pytest.raises(Interrupted):
-        runs.run(tmp_path / "halves", **settings, after_step=runs.send_at(stop_at, signal.SIGTERM))
-    runs.run(tmp_path / "halves", **settings, resume=True)
-    assert_same(read(tmp_path / "whole" / LAST), read(tmp_path / "halves" / LAST))
-
-
-def test_a_taught_run_trains_both_heads(tmp_path: Path, runs: ModuleType) -> None:
-    before = runs.two_headed_model(seed=0).state_dict()
-    _, model, *_ = runs.run(tmp_path, data=runs.data_config(**TWO), taught=True)
-    after = model.state_dict()
-    assert model.distilled_training
-    assert all(not torch.equal(before[name], after[name]) for name in ("head.weight", "head_dist.weight", "dist_token"))
-
-
-def test_a_teacher_that_says_nan_is_named(tmp_path: Path, runs: ModuleType) -> None:
-    teacher = runs.tiny_model()
-    teacher[12].bias.data[0] = float("nan")
-    with pytest.raises(DivergedError, match=r"step 1: the loss is not finite, because the teacher's logits are not; the last checkpoint"):
-        fit_digits(runs, tmp_path, runs.tiny_model(), distiller=Distiller(teacher))
-
-
-def test_a_convolutional_network_is_taught(tmp_path: Path, runs: ModuleType) -> None:
-    losses = []
-    for teacher in (runs.tiny_model(), nn.Sequential(*runs.tiny_model()[:12], nn.Linear(12, 10))):
-        folder = tmp_path / str(len(losses))
-        fit_digits(runs, folder, runs.tiny_model(), distiller=Distiller(teacher))
-        losses.append([event["loss"] for event in events(folder) if event["event"] == "step"])
-    assert losses[0][0] != losses[1][0]
-
-
-def test_a_run_counts_the_epochs_of_all_its_stages(tmp_path: Path, runs: ModuleType) -> None:
-    stages = {"epochs": 1, "cooldown_epochs": 1, "final_stage": FinalStage(1, 0.125)}
-    fit_digits(runs, tmp_path, runs.tiny_model(), **stages)
-    steps = [event for event in events(tmp_path) if event["event"] == "step"]
-    assert [event["learning_rate_0"] for event in steps] == [0.01] * 20 + [0.125] * 10
-    assert read(tmp_path / LAST)["position"]["epoch"] == 3
-
-
-def test_repeats_reach_the_sampler(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[int] = []
-    draw = SeededDataset.__getitem__
-
-    def note(dataset: SeededDataset, key: Any) -> Any:
-        drawn.append(key.sample)
-        return draw(dataset, key)
-
-    monkeypatch.setattr(SeededDataset, "__getitem__", note)
-    data = runs.data_config(**TEN)
-    augment = dataclasses.replace(data.augment, repeats=4)
-    quiet = runs.training_config(reestimate_batches=0, evaluate_first=False)
-    runs.run(tmp_path, data=dataclasses.replace(data, augment=augment), training=quiet)
-    assert set(Counter(drawn[:360]).values()) == {4}
-
-
 @pytest.mark.parametrize("settings", [{"clip_gradient_norm": 0.01}, {"label_smoothing": 0.3}, {"precision": "bf16"}, {"precision": "fp64"}])
 def test_settings_act(tmp_path: Path, runs: ModuleType, settings: dict[str, Any]) -> None:
     losses = []
@@ -223,8 +162,7 @@ def test_settings_that_change_no_number(tmp_path: Path, runs: ModuleType, settin
 def fit_digits(runs: ModuleType, folder: Path, model: nn.Module, change: Callable[[Data], Data] = lambda data: data, **more: Any) -> None:
     data = change(runs.load_some(runs.data_config(**TEN)))
     optimizer = more.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.01)
-    parts = {name: more.pop(name) for name in ("final_stage", "distiller") if name in more}
-    fit(model, optimizer, data, runs.training_config(**more), directory=folder, **parts)
+    fit(model, optimizer, data, runs.training_config(**more), directory=folder)
 
 
 def test_a_loss_that_turns_nan_names_the_layer_and_keeps_the_last_checkpoint(tmp_path: Path, runs: ModuleType) -> None:
