@@ -4,10 +4,7 @@ from stillbit.errors import StillbitError as StillbitError
 from stillbit.numerics.fake_quantize import fake_quantize as fake_quantize
 from stillbit.numerics.grid import Grid as Grid
 from stillbit.numerics.ranges import RangeConfig as RangeConfig
-from stillbit.numerics.rounding import EWGS as EWGS
-from stillbit.numerics.rounding import STE as STE
-from stillbit.numerics.rounding import StackedSigmoid as StackedSigmoid
-from stillbit.numerics.rounding import Stochastic as Stochastic
+from stillbit.oscillation import Annealing as Annealing
 from stillbit.oscillation import Dampening as Dampening
 from stillbit.oscillation import Freezing as Freezing
 from stillbit.oscillation import Method as Method
@@ -25,6 +22,7 @@ from stillbit.prepare import weights as weights
 from stillbit.quantizers import LSQ as LSQ
 from stillbit.quantizers import FixedRange as FixedRange
 from stillbit.quantizers import Quantizer as Quantizer
+from stillbit.quantizers import StatsQ as StatsQ
 from stillbit.quantizers import weight_sites as weight_sites
 from stillbit.schedules import Constant as Constant
 from stillbit.schedules import Cosine as Cosine
