@@ -81,7 +81,7 @@ class MSESearch(RangeEstimator):
     def _estimate(self, x: Tensor, smallest: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
         if self.span is None:
             self.span = self._span(float(smallest.min()), float(largest.max()))
-        x_min, x_max = self._search(x, self.span)
+        x_min, x_max = self._search(x.float(), self.span)  # as published, whatever the model's precision
         return torch.from_numpy(x_min), torch.from_numpy(x_max)
 
     @abstractmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stillbit.errors import DataError
 from stillbit.numerics.all_reduce import maximum_over_ranks, minimum_over_ranks
+from stillbit.numerics.grid import compute_dtype
 
 
 class RangeEstimator(ABC):
@@ -33,14 +34,14 @@ class RangeEstimator(ABC):
             x: The tensor to be quantized, any floating dtype.
 
         Returns:
-            Lower and upper ends, float32: (1), or (channels) with a channel axis.
+            Lower and upper ends, float32 (float64 for float64): (1), or (channels) with a channel axis.
 
         Raises:
             DataError: If the tensor is empty or holds a value that is not finite.
         """
         if x.numel() == 0:
             raise DataError(f"a tensor of shape {tuple(x.shape)} has no range; it must hold at least one element")
-        x = x.detach().float()
+        x = x.detach().to(compute_dtype(x))
         smallest, largest = _smallest_and_largest(self._rows(x))
         if not (smallest.isfinite().all() and largest.isfinite().all()):
             raise DataError(f"a tensor of shape {tuple(x.shape)} holds values that are not finite; it has no range")
@@ -52,7 +53,7 @@ class RangeEstimator(ABC):
         """Takes in a batch of finite values and gives the range.
 
         Args:
-            x: This rank's share of the batch, float32.
+            x: This rank's share of the batch, float32 or float64.
             smallest: Smallest value of each channel over all ranks, (channels).
             largest: Largest value, likewise.
 
