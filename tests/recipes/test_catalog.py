@@ -1,6 +1,7 @@
 """Shipped recipes: each loads, says what it is, and holds nothing that the default says already."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from stillbit.recipes.mapping import from_mapping, to_mapping
 from stillbit.recipes.schema import Recipe
 
 NAMES = catalog.names()
-TRANSFORMERS = [name for name in NAMES if name.startswith(("deit", "swin"))]
+TRANSFORMERS = [f"{network}_w{bits}a{bits}" for network in ("deit_t", "deit_s", "swin_t") for bits in (2, 3, 4)]
 
 
 def test_what_ships():
@@ -22,7 +23,8 @@ def test_what_ships():
     expected |= {f"resnet{depth}_w4a4_{method}" for depth in (18, 50) for method in ("lsq", "freeze")}
     expected |= {"digits_float", *(f"digits_w3a3_{method}" for method in methods)}
     expected |= {"digits_deit_float", *(f"digits_deit_w2a2_{part}" for part in ("lsq", "statsq", "qkr", "cga"))}
-    expected |= {f"{network}_w{bits}a{bits}" for network in ("deit_t", "deit_s", "swin_t") for bits in (2, 3, 4)}
+    variants = ("w2a2_lsq", "w2a2_statsq", "w4a4_tensor")
+    expected |= {*TRANSFORMERS, *(f"{network}_{variant}" for network in ("deit_t", "deit_s", "swin_t") for variant in variants)}
     assert set(NAMES) == expected
 
 
@@ -38,7 +40,7 @@ def test_a_recipe_is_what_its_name_says(name):
     method = name.rpartition("_")[2]
     assert (recipe.freezing is not None) == (method == "freeze")
     assert (recipe.dampening is not None) == (method == "damp")
-    assert (recipe.annealing is not None) == (name in TRANSFORMERS or method == "cga")
+    assert (recipe.annealing is not None) == (name in TRANSFORMERS or method in ("cga", "tensor"))
     if method == "float":
         assert recipe.quantization is None
     else:
@@ -129,6 +131,21 @@ def test_published_hyper_parameters_of_transformers(name, expected):
         assert weights.schedule.warmup_start == 1e-6
     bits = recipe.quantization.weight_bits
     assert recipe.quantization == QuantConfig.for_vit(f"W{bits}A{bits}")
+
+
+@pytest.mark.parametrize("network", ["deit_t", "deit_s", "swin_t"])
+@pytest.mark.parametrize(
+    ("variant", "differing"),
+    [
+        pytest.param("w2a2_lsq", {"quantization": {"quantizer": "lsq", "attention": "plain"}, "annealing": None}, id="lsq"),
+        pytest.param("w2a2_statsq", {"quantization": {"attention": "plain"}, "annealing": None}, id="statsq"),
+        pytest.param("w4a4_tensor", {"quantization": {"activation_scales": "tensor"}}, id="tensor"),
+    ],
+)
+def test_a_variant_of_a_transformer_differs_as_its_name_says(network, variant, differing):
+    expected = load(f"{network}_{variant[:4]}")
+    expected = replace(expected, quantization=replace(expected.quantization, **differing["quantization"]))
+    assert load(f"{network}_{variant}") == (replace(expected, annealing=None) if "annealing" in differing else expected)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
