@@ -40,3 +40,25 @@ def test_the_design_page_runs() -> None:
     divergence = stillbit.reestimate_batchnorm(model, loader)
     assert freezing.step == 3
     assert list(divergence) == ["1"]
+
+
+def test_the_transformer_lines_of_the_readme_run() -> None:
+    import timm
+    import torch
+
+    model = timm.create_model(
+        "deit_tiny_distilled_patch16_224", img_size=16, patch_size=8, embed_dim=12, depth=1, num_heads=2, num_classes=4
+    )
+    loader = [(torch.randn(6, 3, 16, 16), torch.arange(6) % 4) for _ in range(4)]
+    stillbit.prepare(model, stillbit.QuantConfig.for_vit("W2A2"), example=torch.zeros(1, 3, 16, 16))
+    stillbit.calibrate(model, loader)
+    optimizer = torch.optim.AdamW(stillbit.parameter_groups(model, weight_decay=0.05, scale_lr=5e-4, decay_norms=False), lr=5e-4)
+    annealing = stillbit.Annealing(model, begin=3).attach(optimizer)
+    shares = []
+    for images, labels in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        shares.append(annealing.metrics()["free"])
+    assert shares[0] == 1.0
+    assert shares[-1] < 0.2
