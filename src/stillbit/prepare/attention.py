@@ -46,18 +46,13 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
         Layers by name; none where the configuration leaves attention in full precision.
 
     Raises:
-        PrepareError: If the model has none, or one whose products cannot be quantized in the form asked for.
+        PrepareError: If the products of one cannot be quantized in the form asked for.
     """
     if config.attention == "float":
         return {}
     known = {name: module for name, module in model.named_modules() if quantized_attention(module)}
     if "" in known:
         raise PrepareError(f"the model is a single {type(model).__name__}; a single layer must stand in a Sequential")
-    if not known:
-        raise PrepareError(
-            f"attention is {config.attention!r} and {type(model).__name__} has no attention layer that can be quantized; "
-            "allowed: attention 'float', or a model with timm's Attention or WindowAttention, or torchvision's ShiftedWindowAttention"
-        )
     found = {name: module for name, module in known.items() if not _left_float(name, config)}
     for name, module in found.items():
         _check_form(name, module, config.attention)
@@ -65,7 +60,7 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
 
 
 def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> None:
-    """Refuses a model with a softmax, or a fused attention, in a module that no quantized attention covers.
+    """Refuses a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention.
 
     Args:
         model: The float model.
@@ -74,7 +69,7 @@ def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], tra
         config: The configuration.
 
     Raises:
-        PrepareError: If there is one that no override leaves in full precision.
+        PrepareError: If there is one that no override leaves in full precision, or the model has no attention at all.
     """
     if config.attention == "float":
         return
@@ -88,6 +83,11 @@ def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], tra
             f"{owner or 'the model itself'} is a {kind.__module__}.{kind.__name__}, an attention that cannot be quantized; allowed: "
             "timm's Attention and WindowAttention, torchvision's ShiftedWindowAttention, or an override (activation_bits 32) that "
             "leaves it in full precision"
+        )
+    if not any(quantized_attention(module) for module in model.modules()):
+        raise PrepareError(
+            f"attention is {config.attention!r} and {type(model).__name__} has no attention layer that can be quantized; "
+            "allowed: attention 'float', or a model with timm's Attention or WindowAttention, or torchvision's ShiftedWindowAttention"
         )
 
 
