@@ -152,3 +152,26 @@ def test_sections_that_do_not_go_together(recipe, overrides, message):
     with pytest.raises(RecipeError) as caught:
         load(recipe, ["freezing=null", *overrides])
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "sections"),
+    [("deit_t_w2a2", ("quantization", "annealing")), ("mobilenetv2_w3a3_freeze", ("quantization", "freezing"))],
+)
+def test_published_at_the_top_stands_for_every_section(name, sections):
+    recipe = load(name, ["published=true"])
+    assert all(getattr(recipe, section).published for section in sections)
+    assert load(name, ["published=false"]) == load(name)
+    spared = load(name, ["published=true", f"{sections[1]}.published=false"])
+    assert spared.quantization.published
+    assert not getattr(spared, sections[1]).published
+
+
+def test_published_at_the_top_switches_nothing_on():
+    assert load("digits_float", ["published=true"]) == load("digits_float")
+    assert load("mobilenetv2_w3a3_lsq", ["published=true"]).freezing is None
+
+
+def test_published_at_the_top_is_true_or_false():
+    with pytest.raises(RecipeError, match="published is 'yes please'; allowed: true, false"):
+        load("digits_float", ["published=yes please"])

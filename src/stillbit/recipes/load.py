@@ -44,12 +44,25 @@ def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:
     mapping = deepcopy(dict(content))
     for override in overrides:
         _assign(mapping, override)
+    _spread_published(mapping)
     return from_mapping(Recipe, mapping)
 
 
 def dump(recipe: Recipe) -> str:
     """Write a recipe with all its values, defaults too; `load` of that text gives an equal recipe."""
     return document.render(to_mapping(recipe))
+
+
+def _spread_published(mapping: dict[str, Any]) -> None:
+    """Lets `published: true` of the whole recipe stand for that of every section that has one and does not say otherwise."""
+    published = mapping.pop("published", False)
+    if not isinstance(published, bool):
+        raise RecipeError(f"published is {published!r}; allowed: true, false")
+    if published and mapping.get("quantization", {}) is not None:
+        mapping.setdefault("quantization", {})
+    for name in ("quantization", "freezing", "annealing"):
+        if published and isinstance(section := mapping.get(name), dict):
+            section.setdefault("published", True)
 
 
 def _assign(mapping: dict[str, Any], override: str) -> None:
