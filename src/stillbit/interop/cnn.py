@@ -59,7 +59,7 @@ def place_cnn(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
     if not quantized or any(isinstance(module, Shifted) for module in model.modules()):
         state = "prepared for the ViT code" if quantized else "in full precision"
         raise CheckpointError(f"{checkpoint.origin}: is {KIND}; the model is {state}; allowed: {ALLOWED}")
-    placing = Placing(checkpoint.origin, model, frozenset(checkpoint.state))
+    placing = Placing(checkpoint.origin, model)
     layers = {layer.published: layer for layer in fused_layers(model)}
     for key, tensor in checkpoint.state.items():
         managed = _MANAGER.fullmatch(key)

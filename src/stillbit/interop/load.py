@@ -50,7 +50,7 @@ def _place_float(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
         raise CheckpointError(
             f"{checkpoint.origin}: holds float weights, and the model is prepared; allowed: a float model (quantization null)"
         )
-    placing = Placing(checkpoint.origin, model, frozenset(checkpoint.state))
+    placing = Placing(checkpoint.origin, model)
     for key, tensor in checkpoint.state.items():
         placing.place(key, tensor, (Target(key),))
     placing.keep_counters()

@@ -12,6 +12,7 @@ from stillbit.numerics.kernels import FREE
 from stillbit.quantizers.base import Quantizer
 
 _COUNTER = "batches that batch norm has seen, not saved there: as before"
+_BOUND = "(one scale a token: a checkpoint serves one image size)"
 _SHOWN = 3  # names of a list that an error gives
 
 
@@ -41,7 +42,6 @@ class Placing:
     Attributes:
         origin: What the checkpoint is called in messages.
         model: Ours.
-        given: All keys of the checkpoint.
         placed: Places by published key.
         ignored: Why, by published key.
         filled: What stands in our parameters instead, by our name.
@@ -50,7 +50,6 @@ class Placing:
 
     origin: str
     model: nn.Module
-    given: frozenset[str]
     placed: dict[str, tuple[Target, ...]] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     filled: dict[str, str] = field(default_factory=dict)
@@ -60,6 +59,7 @@ class Placing:
         self._ours = dict(self.model.state_dict(keep_vars=True))
         self._values: dict[Target, Tensor] = {}
         self._unknown: list[str] = []
+        self._misfits: list[str] = []
 
     def ours(self, name: str) -> Tensor | None:
         """Gives a parameter or buffer of ours; None if there is none of that name."""
@@ -75,10 +75,10 @@ class Placing:
         Args:
             key: Its published name.
             tensor: The tensor.
-            targets: Its places; one that our model lacks makes the import fail in `finish`.
+            targets: Its places; what our model lacks, or has in another size, makes the import fail in `finish`.
 
         Raises:
-            CheckpointError: If it does not fit, or is not finite.
+            CheckpointError: If it is not finite.
         """
         targets = tuple(targets)
         if any(target.name not in self._ours for target in targets):
@@ -89,9 +89,10 @@ class Placing:
         pieces = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
         for target, piece in zip(targets, pieces, strict=True):
             shape = target.part_of(self._ours[target.name]).shape
-            if piece.numel() != math.prod(shape):
-                raise CheckpointError(f"{self.origin}: {self._misfit(key, tensor, target.name, shape)}")
-            self._values[target] = piece.reshape(shape)
+            if piece.numel() == math.prod(shape):
+                self._values[target] = piece.reshape(shape)
+            else:
+                self._misfits.append(_misfit(key, piece, target.name, shape))
         self.placed[key] = targets
 
     def fill(self, target: Target, value: float, reason: str) -> None:
@@ -118,8 +119,11 @@ class Placing:
             allowed: What the model has to be, for the message.
 
         Raises:
-            CheckpointError: If a tensor has no place, or something of ours got nothing.
+            CheckpointError: If a tensor has no place or another size, or something of ours got nothing.
         """
+        if self._misfits and not self._unknown:  # else it is of another network altogether
+            misfit = next((one for one in self._misfits if one.endswith(_BOUND)), self._misfits[0])
+            raise CheckpointError(f"{self.origin}: {misfit}")
         problems = [f"{len(names)} {what} ({_first(names)})" for what, names in self._problems() if names]
         if problems:
             raise CheckpointError(f"{self.origin}: does not fit the model: {'; '.join(problems)}; allowed: {allowed}")
@@ -150,14 +154,13 @@ class Placing:
             return name in self.filled
         return len({target.part for target in given}) == given[0].parts
 
-    def _misfit(self, key: str, tensor: Tensor, name: str, shape: torch.Size) -> str:
-        """Says what does not fit; of scales and maps, which are bound to an image size, says so."""
-        given = f"{key} has {tensor.numel()} elements" if tensor.dim() <= 1 else f"{key} is {tuple(tensor.shape)}"
-        wanted = f"{math.prod(shape)}" if tensor.dim() <= 1 else f"{tuple(shape)}"
-        message = f"{given}; allowed: {wanted}, as {name} has"
-        if name.endswith(".scale") and sum(size != 1 for size in shape) and "input" in name:
-            return f"{message} (one scale a token: a checkpoint serves one image size)"
-        return message
+
+def _misfit(key: str, tensor: Tensor, name: str, shape: torch.Size) -> str:
+    """Says that a tensor has another size than ours; of scales by token also why."""
+    if tensor.dim() > 1:
+        return f"{key} is {tuple(tensor.shape)}; allowed: {tuple(shape)}, as {name} is"
+    message = f"{key} has {tensor.numel()} elements; allowed: {math.prod(shape)}, as {name} has"
+    return f"{message} {_BOUND}" if name.endswith(".scale") and len(shape) > 2 and shape[-1] == 1 else message
 
 
 def _first(names: list[str]) -> str:

@@ -61,6 +61,7 @@ def read_published(source: Path | str | Mapping[str, object]) -> PublishedCheckp
 
 
 def _load(path: Path) -> object:
+    _check_sums(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the options of timm's training script, a bag of values
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -70,6 +71,16 @@ def _load(path: Path) -> object:
         raise CheckpointError(f"checkpoint {path}: cut or damaged, or not a file that torch saved") from None
     except Exception as error:  # zip, pickle and torch have their own errors for a damaged file
         raise CheckpointError(f"checkpoint {path}: cut or damaged, or not a file that torch saved ({type(error).__name__})") from None
+
+
+def _check_sums(path: Path) -> None:
+    """Refuses an archive with a damaged member: torch itself does not compare checksums."""
+    if not zipfile.is_zipfile(path):
+        return  # torch's older format, or none; reading will tell
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise CheckpointError(f"checkpoint {path}: cut or damaged (at {damaged})")
 
 
 def _unsafe(error: Exception) -> str:

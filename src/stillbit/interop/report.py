@@ -29,5 +29,5 @@ class ImportReport:
         """Gives a summary: one line, and one a reason or note."""
         lines = [f"{self.kind}: {len(self.placed)} of {len(self.placed) + len(self.ignored)} tensors placed"]
         lines += [f"{count} ignored: {reason}" for reason, count in Counter(self.ignored.values()).items()]
-        lines += [f"{count} of ours without a tensor: {reason}" for reason, count in Counter(self.filled.values()).items()]
+        lines += [f"{count} not in the checkpoint: {reason}" for reason, count in Counter(self.filled.values()).items()]
         return "\n".join((*lines, *self.notes))

@@ -88,7 +88,7 @@ def place_vit(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
     """
     _check_model(checkpoint, model)
     _check_bits(checkpoint, model)
-    placing = Placing(checkpoint.origin, model, frozenset(checkpoint.state))
+    placing = Placing(checkpoint.origin, model)
     for key, tensor in checkpoint.state.items():
         _place(placing, key, tensor)
     for name, module in model.named_modules():
@@ -111,7 +111,8 @@ def _place(placing: Placing, key: str, tensor: Tensor) -> None:
         _check_index(placing, key, tensor)
     else:
         placing.place(key, tensor, _targets(placing.model, owner, name))
-        _note_signs(placing, key)
+        if not (name == "input_quant_fn.s" and hasattr(placing.model.get_submodule(owner), "kernel_size")):  # the image's is latched
+            _note_signs(placing, key)
 
 
 def _owner(model: nn.Module, key: str) -> tuple[str, str]:
@@ -139,10 +140,10 @@ def _targets(model: nn.Module, owner: str, name: str) -> tuple[Target, ...]:
 
 
 def _note_signs(placing: Placing, key: str) -> None:
-    """Notes the sign of a quantizer whose scale was placed; the image's quantizer has a key of its own for it."""
+    """Notes the sign of a quantizer whose scale was placed."""
     for target in placing.placed.get(key, ()):
         name, _, field = target.name.rpartition(".")
-        if field != "scale" or f"{key.removesuffix('.s')}.signed" in placing.given:
+        if field != "scale":
             continue
         quantizer = placing.model.get_submodule(name)
         assert isinstance(quantizer, Quantizer)
