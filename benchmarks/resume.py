@@ -1,9 +1,11 @@
 """Proof of exact resume: each method's run is killed outright (SIGKILL) at ten random steps, and resumed each time.
 
     python benchmarks/resume.py runs/resume
+    python benchmarks/resume.py runs/resume --method annealing
 
-The killed run's last checkpoint must equal, bit by bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker,
-batch-norm statistics. Writes benchmarks/results/resume.json.
+`annealing` is a vision transformer with a teacher, in two stages; it is also killed where they meet. The killed run's last checkpoint must
+equal, bit by bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker, batch-norm statistics. Writes
+benchmarks/results/resume.json, where a run of one method replaces the proof of that method alone.
 """
 
 import argparse
@@ -22,13 +24,13 @@ from torch import Tensor
 
 from stillbit.training.checkpoint import read
 
-METHODS = ("lsq", "damp", "freeze")
 KILLS = 10
-EPOCHS = 3
-STEPS = EPOCHS * 22  # of 64 of 1,437 digits, augmented
+STEPS_PER_EPOCH = 22  # of 64 of 1,437 digits, augmented
+STEPS = 3 * STEPS_PER_EPOCH
 SETTINGS = (
     "model.weights=random",
-    f"training.epochs={EPOCHS}",
+    "data.batch_size=64",
+    "data.workers=0",
     "training.checkpoint_every=5",
     "training.log_every=1",
     "training.reestimate_batches=4",
@@ -37,11 +39,33 @@ SETTINGS = (
 )
 # so that weights are pinned before, between and after the kills
 FREEZE_EARLY = ("freezing.begin=0", "freezing.ema_momentum=0.02", "freezing.threshold=0.015", "freezing.final_threshold=0.005")
+TINY = "arguments={img_size: 16, patch_size: 4, depth: 2, embed_dim: 32, num_heads: 2}"
+TWO_STAGES = (
+    "data.name=digits",
+    "data.image_size=16",
+    "data.channels=1",
+    "data.augment.auto_augment=null",  # timm's is for three channels
+    f"model.{TINY}",
+    f"distillation.teacher.{TINY}",
+    "distillation.teacher.weights=random",
+    "optimizer.schedule.warmup_epochs=1",
+    "training.epochs=1",
+    "training.cooldown_epochs=1",
+    "annealing.epochs=1",
+    "annealing.lr=1e-4",
+)
+RECIPES = {
+    "lsq": ("digits_w3a3_lsq", ("training.epochs=3",)),
+    "damp": ("digits_w3a3_damp", ("training.epochs=3",)),
+    "freeze": ("digits_w3a3_freeze", ("training.epochs=3", *FREEZE_EARLY)),
+    "annealing": ("deit_t_w2a2", TWO_STAGES),
+}
+BOUNDARIES = {"annealing": [2 * STEPS_PER_EPOCH]}
 
 
 def command(method: str, folder: Path, *options: str) -> list[str]:
-    extra = FREEZE_EARLY if method == "freeze" else ()
-    return [sys.executable, "-m", "stillbit", "train", f"digits_w3a3_{method}", *SETTINGS, *extra, "--run", str(folder), *options]
+    recipe, settings = RECIPES[method]
+    return [sys.executable, "-m", "stillbit", "train", recipe, *SETTINGS, *settings, "--folder", str(folder), *options]
 
 
 def steps_taken(folder: Path) -> int:
@@ -78,27 +102,31 @@ def prove(method: str, folder: Path) -> dict[str, object]:
     """Runs a method whole, and killed ten times; compares."""
     whole, killed = folder / f"{method}_whole", folder / f"{method}_killed"
     subprocess.run(command(method, whole), check=True, stdout=subprocess.DEVNULL)
-    targets = sorted(random.Random(method).sample(range(1, STEPS), KILLS))
+    targets = sorted({*random.Random(method).sample(range(1, STEPS), KILLS), *BOUNDARIES.get(method, [])})
     died = [run_until(method, killed, step) for step in targets]
     subprocess.run(command(method, killed, "--resume"), check=True, stdout=subprocess.DEVNULL)
     content = [read(one / "last.pt") for one in (whole, killed)]
     pinned = sum(int((tensor != -128).sum()) for name, tensor in content[0]["model"].items() if name.endswith(".pins"))
-    return {"method": method, "killed_at": died, "steps": STEPS, "pinned": pinned, "different": differences(*content)}
+    recipe, settings = RECIPES[method]
+    facts = {"method": method, "recipe": recipe, "settings": [*SETTINGS, *settings], "killed_at": died, "steps": STEPS}
+    return {**facts, "pinned": pinned, "different": differences(*content)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    proofs = [prove(method, folder) for method in METHODS]
+    parser.add_argument("--method", choices=RECIPES)
+    given = parser.parse_args()
+    target = Path(__file__).parent / "results" / "resume.json"
+    methods = [given.method] if given.method else list(RECIPES)
+    kept = json.loads(target.read_text())["proofs"] if given.method else []
+    proofs = [prove(method, given.folder) for method in methods]
     record = {
         "command": "python benchmarks/resume.py runs/resume",
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "settings": SETTINGS,
-        "proofs": proofs,
+        "proofs": [proof for proof in kept if proof["method"] not in methods] + proofs,
     }
-    target = Path(__file__).parent / "results" / "resume.json"
     target.write_text(json.dumps(record, indent=1) + "\n")
     for proof in proofs:
         print(proof)
