@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillbit.quantizers import LSQ, ParameterSite, weight_sites
+from stillbit.quantizers import LSQ, ParameterSite, SliceSite, weight_sites
 
 
 class Layer(nn.Module):
@@ -74,3 +74,34 @@ def test_sites_are_found_in_order_under_the_names_of_the_unwrapped_model(wrap: C
 def test_a_compiled_part_keeps_its_name() -> None:
     model = nn.Sequential(Layer(), wrapped_in_compile(Layer()))
     assert [found.name for found in weight_sites(model)] == ["0", "1"]
+
+
+def rows(dtype: torch.dtype = torch.float32) -> SliceSite:
+    """The last two of three rows."""
+    return SliceSite("layer.v", LSQ(3), nn.Parameter(torch.arange(6.0, dtype=dtype).view(3, 2)), 1, 3)
+
+
+def test_a_slice_shows_its_rows() -> None:
+    given = rows()
+    assert given.latent().tolist() == [[2, 3], [4, 5]]
+    assert given.latent().data_ptr() == given.parameter[1:].data_ptr()
+    assert given.parameters == (given.parameter,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_slice_adds_gradients_to_its_rows_alone(dtype: torch.dtype) -> None:
+    given = rows(dtype)
+    given.add_gradient(torch.ones(2, 2))
+    given.add_gradient(torch.ones(2, 2))
+    assert given.parameter.grad is not None
+    assert given.parameter.grad.dtype == dtype
+    assert given.parameter.grad.tolist() == [[0, 0], [2, 2], [2, 2]]
+
+
+def test_a_slice_writes_its_rows_alone() -> None:
+    given = rows()
+    address = given.parameter.data_ptr()
+    given.write(torch.tensor([[True, False], [False, True]]), torch.full((2, 2), 9.0))
+    assert given.parameter.tolist() == [[0, 1], [9, 3], [4, 9]]
+    assert given.parameter.data_ptr() == address
+    assert given.parameter.requires_grad
