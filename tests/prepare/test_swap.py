@@ -141,6 +141,17 @@ class Attending(nn.Module):
         return self.attention(x[0], x[0], x[0])[0]
 
 
+class Asserting(nn.Sequential):
+    """Says without a word that images shall have another size, as some networks do."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 24
+        return super().forward(x)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -156,6 +167,7 @@ class Attending(nn.Module):
         pytest.param(
             lambda: nn.Sequential(nn.Conv2d(4, 4, 1)), "the example ((1, 3, 32, 32)) does not run through the model: Given", id="shape"
         ),
+        pytest.param(Asserting, "the example ((1, 3, 32, 32)) does not run through the model: AssertionError", id="assertion"),
         pytest.param(
             Idle, "the example never reaches quantizer spare.input_quantizer (and 1 more); leave the layer out by an override", id="idle"
         ),

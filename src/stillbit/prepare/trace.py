@@ -54,9 +54,10 @@ def run_example(model: nn.Module, example: Any) -> Tensor:
     try:
         with evaluation(model):
             output = model(*inputs)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:  # timm asserts that images have the size it was built for
         shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in inputs)
-        raise PrepareError(f"the example ({shapes}) does not run through the model: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PrepareError(f"the example ({shapes}) does not run through the model: {reason}") from error
     return torch.cat([tensor.flatten() for tensor in _tensors(output)])
 
 
