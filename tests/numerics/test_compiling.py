@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.utils import counters
 
 from stillbit.numerics import compiling
 from stillbit.numerics.compiling import try_compiled
@@ -19,6 +20,21 @@ def test_compiled_twin_gives_the_same() -> None:
     compiled = try_compiled(double, x)
     assert compiled is not None
     assert torch.equal(compiled, double(x))
+
+
+def bound(x: Tensor, low: float) -> Tensor:
+    return x.clamp(low)
+
+
+def test_floats_need_no_compilation_of_their_own() -> None:
+    """Torch 2.9 used to compile for each, and to raise after eight: as many ranges as one model may have."""
+    x = torch.randn(100)
+    before = counters["stats"]["unique_graphs"]
+    for low in torch.linspace(-1.0, 1.0, 12).tolist():
+        compiled = try_compiled(bound, x, low)
+        assert compiled is not None
+        assert torch.equal(compiled, bound(x, low))
+    assert counters["stats"]["unique_graphs"] - before == 1
 
 
 def test_without_a_compiler_it_says_so_once_and_gives_up(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,8 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
 
     Args:
         function: A plain function, which never gives None.
-        arguments: What `function` is called with: tensors, floats, None, and hashable values that are fixed in the compiled form.
+        arguments: What `function` is called with: tensors, floats (which it may get as tensors of no axis), None, and hashable values
+            that are fixed in the compiled form.
 
     Returns:
         What `function` gives, or None where no compiler works: then run `function` as it is written.
@@ -32,8 +33,7 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
     if not _compiler_works or torch.compiler.is_compiling():
         return None
     kinds = tuple(_kind(argument) for argument in arguments)
-    # A compiled function also guards the tensor that a view was taken of, and its gradient; `data` forgets both.
-    bare = [argument.data if isinstance(argument, Tensor) else argument for argument in arguments]
+    bare = [_bare(argument) for argument in arguments]
     try:
         result: Result = _twin(function, kinds, torch.is_inference_mode_enabled(), _autocast(bare))(*bare)
     except torch._dynamo.exc.BackendCompilerFailed as error:
@@ -48,6 +48,17 @@ def _kind(argument: Any) -> Hashable:
     if isinstance(argument, Tensor):
         return argument.dtype, argument.device.type, argument.is_inference(), tuple(size == 1 for size in argument.shape)
     return float if isinstance(argument, float) else argument
+
+
+def _bare(argument: Any) -> Any:
+    """Gives what a compiled function gets for an argument, so that it guards nothing but its kind."""
+    if isinstance(argument, Tensor):
+        return argument.data  # else it also guards the tensor that a view was taken of, and its gradient
+    if isinstance(argument, float):
+        # Inductor of torch 2.9 compiles once more for each float that reaches `clamp`, and raises after eight; tensors it takes as they
+        # come. On the CPU, whatever the device: no transfer waits for an accelerator, a compiler passes the number to its kernel.
+        return torch.tensor(argument, dtype=torch.float64, device="cpu")
+    return argument
 
 
 def _autocast(arguments: list[Any]) -> Hashable:
