@@ -9,6 +9,8 @@ import pytest
 from stillbit import run
 from stillbit.cli import main
 from stillbit.errors import CheckpointError, DivergedError, Interrupted
+from stillbit.interop import ImportReport
+from stillbit.interop.placing import Target
 from stillbit.recipes import catalog
 from stillbit.training.evaluate import Evaluation
 
@@ -29,7 +31,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "train", "validate", "recipes"):
+    for verb in ("demo", "train", "validate", "import", "recipes"):
         assert verb in out
 
 
@@ -76,6 +78,7 @@ def test_recipes_with_a_name_gives_the_file_to_copy(command):
             id="train-nothing_to_resume",
         ),
         pytest.param(["validate", "none"], "checkpoint none: no such file", id="validate-nothing"),
+        pytest.param(["import", "none", "--recipe", "digits_deit_w2a2_cga"], "checkpoint none: no such file", id="import-nothing"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line_and_code_2(command, tmp_path, monkeypatch, words, message):
@@ -149,6 +152,22 @@ def test_validate_prints_its_figures(command, monkeypatch):
     monkeypatch.setattr(run, "validate", found)
     assert command("validate", "runs/a", "data.root=/x") == (0, "top-1 90.00%  top-5 100.00%  loss 0.2500  images 360\n", "")
     assert calls == [(Path("runs/a"), ["data.root=/x"])]
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"), [([], "runs/deit_t_w2a2_imported"), (["--folder", "here"], "here")], ids=["default", "folder"]
+)
+def test_import_prints_what_went_where(command, monkeypatch, words, folder):
+    calls = []
+
+    def import_checkpoint(recipe, source, where):
+        calls.append((recipe.quantization.published, source, where))
+        return ImportReport("float", {"head.bias": (Target("head.bias"),)}, {"index": "not needed"})
+
+    monkeypatch.setattr(run, "import_checkpoint", import_checkpoint)
+    code, out, _ = command("import", "a.pth", "--recipe", "deit_t_w2a2", "published=true", *words)
+    assert (code, out) == (0, f"float: 1 of 2 tensors placed\n1 ignored: not needed\nrun folder: {folder}\n")
+    assert calls == [(True, Path("a.pth"), Path(folder))]
 
 
 def test_one_process_of_several_speaks(command, monkeypatch):

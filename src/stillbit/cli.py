@@ -65,6 +65,22 @@ def validate(
     _print(f"top-1 {found.top1:.2%}  top-5 {found.top5:.2%}  loss {found.loss:.4f}  images {found.count}")
 
 
+@app.command("import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of one of the two published codebases.")],
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The recipe of its network, widths and image size.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the recipe's.")] = None,
+    run: Annotated[Path | None, typer.Option(*_FOLDER, metavar="DIR", help="Run folder; runs/RECIPE_imported if not given.")] = None,
+) -> None:
+    """Bring a network that a published codebase has trained. The run folder can be validated, and a recipe's start takes its last.pt."""
+    from stillbit.recipes.load import load
+    from stillbit.run import import_checkpoint
+
+    folder = run or Path("runs") / f"{Path(recipe).stem}_imported"
+    _print(str(import_checkpoint(load(recipe, overrides or ()), checkpoint, folder)))
+    _print(f"run folder: {folder}")
+
+
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.", show_default=False)] = None,

@@ -4,6 +4,7 @@ A run folder holds `recipe.yaml` (complete, defaults written out), `record.jsonl
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from stillbit.errors import CheckpointError, RecipeError
+from stillbit.errors import CheckpointError, DataError, RecipeError
+from stillbit.interop import ImportReport, load_published, read_published
 from stillbit.oscillation import Method, TrackingConfig
 from stillbit.prepare import Coverage, prepare, scales, undecayed, weights
 from stillbit.prepare.calibrate import calibrate
 from stillbit.recipes.load import dump, load, resolve
 from stillbit.recipes.mapping import to_mapping
-from stillbit.recipes.model import build_model
+from stillbit.recipes.model import build_model, pretrained_classes
 from stillbit.recipes.schema import Recipe
 from stillbit.training import checkpoint
 from stillbit.training.batches import calibration_batches, validation_batches
@@ -145,6 +147,34 @@ def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         return evaluate(model, batches, data.num_classes)
 
 
+def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportReport:
+    """Make a run folder of a published checkpoint: `validate` evaluates it, and a recipe's `start` takes its `last.pt`.
+
+    Args:
+        recipe: The network, prepared as the checkpoint's was. Its data is opened only if nothing else tells the number of classes.
+        source: A checkpoint of a published codebase.
+        folder: The run folder; made if it is missing, and left as it was if the import fails.
+
+    Returns:
+        What went where.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or does not fit, or the folder holds a run or cannot be written.
+        StillbitError: Whatever building meets.
+    """
+    _check_folder(recipe, folder, resume=False)
+    published = read_published(source)
+    seed_all(recipe.training.seed)
+    model = build_model(replace(recipe.model, weights="random"), num_classes=_classes(recipe), channels=recipe.data.channels)
+    model.to(training_dtype(recipe.training))
+    _prepare(recipe, model, torch.device("cpu"))
+    report = load_published(model, published)
+    with _no_partial_folder(folder):
+        checkpoint.save(folder / LAST, {"model": model.state_dict(), "recipe": to_mapping(recipe)})
+        _write(folder / RECIPE, dump(recipe))
+    return report
+
+
 def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
     """Build what a recipe names. Under torchrun, call it in every process.
 
@@ -176,11 +206,7 @@ def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
     named = recipe.model if start is None else replace(recipe.model, weights="random")
     model = build_model(named, num_classes=data.num_classes, channels=recipe.data.channels)
     device = place(model, recipe.training)
-    coverage = None
-    if recipe.quantization is not None:
-        size = recipe.data.image_size
-        example = torch.zeros(1, recipe.data.channels, size, size, device=device, dtype=training_dtype(recipe.training))
-        coverage = prepare(model, recipe.quantization, example=example)
+    coverage = _prepare(recipe, model, device)
     if start is not None:
         checkpoint.load_model(model, start)
     elif coverage is not None:
@@ -189,6 +215,27 @@ def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
         batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
         calibrate(model, batches, batches=recipe.calibration.batches)
     return model, coverage
+
+
+def _prepare(recipe: Recipe, model: nn.Module, device: torch.device) -> Coverage | None:
+    if recipe.quantization is None:
+        return None
+    size = recipe.data.image_size
+    example = torch.zeros(1, recipe.data.channels, size, size, device=device, dtype=training_dtype(recipe.training))
+    return prepare(model, recipe.quantization, example=example)
+
+
+def _classes(recipe: Recipe) -> int:
+    """Return the width of the classifier, without the data where it can be known without."""
+    if recipe.model.num_classes is not None:
+        return recipe.model.num_classes
+    try:
+        return load_data(recipe.data).num_classes
+    except DataError as error:
+        known = pretrained_classes(recipe.model)
+        if known is None:
+            raise DataError(f"{error}; or model.num_classes, with which nothing needs the data yet") from None
+        return known
 
 
 def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
@@ -235,6 +282,24 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     for path in [*now, *before]:
         if before.get(path) != now.get(path) and path not in _MAY_CHANGE:
             raise RecipeError(f"{path} is {now.get(path)}, and {before.get(path)} in the run that {folder} holds; allowed: the same recipe")
+
+
+@contextmanager
+def _no_partial_folder(folder: Path) -> Iterator[None]:
+    """Make a run folder, and take back what was written into it if not everything can be."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException as error:
+        for name in (LAST, RECIPE):
+            (folder / name).unlink(missing_ok=True)
+        for one in made:
+            if one.exists():
+                one.rmdir()
+        if isinstance(error, OSError):
+            raise CheckpointError(f"run folder {folder}: cannot be made ({error.strerror})") from None
+        raise
 
 
 def _leaves(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

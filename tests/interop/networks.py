@@ -14,8 +14,9 @@ from stillbit.prepare import QuantConfig, prepare
 KEYS = Path(os.environ.get("STILLBIT_GOLDEN", Path(__file__).parents[2].parent / "shared" / "golden")) / "vit_keys"
 
 
-def small_deit(image_size: int = 16) -> nn.Module:
-    model = VisionTransformerDistilled(img_size=image_size, patch_size=8, num_classes=5, embed_dim=12, depth=1, num_heads=2, mlp_ratio=2)
+def small_deit(image_size: int = 16, *, colours: int = 3, classes: int = 5) -> nn.Module:
+    sizes = {"img_size": image_size, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
+    model: nn.Module = VisionTransformerDistilled(in_chans=colours, num_classes=classes, **sizes)
     return model.eval()
 
 
@@ -25,7 +26,7 @@ def prepared_deit(bits: str = "W3A4", image_size: int = 16, **settings: Any) -> 
     return model
 
 
-def published_deit(*, attention: str = "qkr") -> dict[str, Tensor]:
+def published_deit(*, attention: str = "qkr", colours: int = 3, classes: int = 5) -> dict[str, Tensor]:
     """Gives a state dict as the published code saves it: tokens 6, channels 12, heads 2."""
     generator = torch.Generator().manual_seed(0)
 
@@ -43,11 +44,11 @@ def published_deit(*, attention: str = "qkr") -> dict[str, Tensor]:
     block = "blocks.0"
     state = {"cls_token": of(1, 1, 12), "dist_token": of(1, 1, 12), "pos_embed": of(1, 6, 12)}
     state |= {f"{name}.{field}": of(12) for name in ("norm", f"{block}.norm1", f"{block}.norm2") for field in ("weight", "bias")}
-    state |= {"patch_embed.proj.weight": of(12, 3, 8, 8), "patch_embed.proj.bias": of(12), "patch_embed.proj.lsqw_fn.s": scales(12)}
-    state |= {"patch_embed.proj.input_quant_fn.s": scales(3), "patch_embed.proj.input_quant_fn.signed": torch.ones(1)}
+    state |= {"patch_embed.proj.weight": of(12, colours, 8, 8), "patch_embed.proj.bias": of(12), "patch_embed.proj.lsqw_fn.s": scales(12)}
+    state |= {"patch_embed.proj.input_quant_fn.s": scales(colours), "patch_embed.proj.input_quant_fn.signed": torch.ones(1)}
     state |= {"patch_embed.proj.move_b4.bias": of(256), "patch_embed.proj.move_aft.bias": of(256)}
     for head in ("head", "head_dist"):
-        state |= linear(head, 12, 5, 1) | {f"{head}.lsqw_fn.s": scales(5)}
+        state |= linear(head, 12, classes, 1) | {f"{head}.lsqw_fn.s": scales(classes)}
     for name, inputs, outputs in (("attn.proj", 12, 12), ("mlp.fc1", 12, 24), ("mlp.fc2", 24, 12)):
         state |= linear(f"{block}.{name}", inputs, outputs, 6) | {f"{block}.{name}.statsq_fn.clip_val": constant}
     attn = f"{block}.attn"

@@ -101,8 +101,10 @@ def without(key: str) -> dict[str, Tensor]:
         (published_deit() | {"norm.bias": torch.full((12,), float("nan"))}, r"norm\.bias is not finite"),
         (published_deit() | {"norm.bias": torch.ones(11)}, r"norm\.bias has 11 elements; allowed: 12, as norm\.bias has"),
         (published_deit() | {"head.weight": torch.ones(7, 12)}, r"head\.weight is \(7, 12\); allowed: \(5, 12\)"),
+        (published_deit() | {"blocks.0.mlp.fc1.weight": torch.ones(12, 24)}, r"fc1\.weight is \(12, 24\); allowed: \(24, 12\)"),
+        (published_deit() | {"blocks.0.attn.qkv.weight": torch.ones(36, 12)}, r"both for blocks\.0\.attn\.qkv\.weight; allowed: one"),
     ],
-    ids=["unknown", "missing", "missing part", "no latch", "plain", "clip", "latch", "nan", "size", "classes"],
+    ids=["unknown", "missing", "missing part", "no latch", "plain", "clip", "latch", "nan", "size", "classes", "transposed", "twice"],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(state: dict[str, Tensor], message: str) -> None:
     model = prepared_deit()

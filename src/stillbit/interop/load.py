@@ -16,7 +16,7 @@ from stillbit.quantizers.site import weight_sites
 _FLOAT = "float"
 
 
-def load_published(model: nn.Module, source: Path | str | Mapping[str, object]) -> ImportReport:
+def load_published(model: nn.Module, source: Path | str | Mapping[str, object] | PublishedCheckpoint) -> ImportReport:
     """Puts a published checkpoint into a model: a quantized one into a prepared model, a float one into a float model.
 
     Every tensor is placed, or ignored for a reason, or the import is refused and nothing changes. Signs and ranges of quantizers come
@@ -25,7 +25,7 @@ def load_published(model: nn.Module, source: Path | str | Mapping[str, object]) 
     Args:
         model: The same network. For a quantized checkpoint of the ViT code, prepared by `QuantConfig.for_vit(bits, published=True)`;
             for one of the CNN code, by the configuration that it was trained with.
-        source: A file, a state dict, or what a file holds.
+        source: A file, a state dict, what a file holds, or what `read_published` gave.
 
     Returns:
         What went where.
@@ -34,7 +34,7 @@ def load_published(model: nn.Module, source: Path | str | Mapping[str, object]) 
         CheckpointError: If the source cannot be read, is of another network, codebase, width or image size, or holds a tensor that
             has no place.
     """
-    checkpoint = read_published(source)
+    checkpoint = source if isinstance(source, PublishedCheckpoint) else read_published(source)
     if vit.is_of_vit_code(checkpoint.state):
         kind, allowed, placing = vit.KIND, vit.ALLOWED, vit.place_vit(checkpoint, model)
     elif cnn.is_of_cnn_code(checkpoint.state):
@@ -62,7 +62,8 @@ def _notes(checkpoint: PublishedCheckpoint, model: nn.Module) -> tuple[str, ...]
     if checkpoint.taken:
         besides = f", rather than {', '.join(checkpoint.passed_over)}" if checkpoint.passed_over else ""
         notes.append(f"taken from the key {checkpoint.taken}{besides}")
-    if any(isinstance(module, Quantizer) for module in model.modules()) and not {"wq_bitw", "aq_bitw"} <= checkpoint.arguments.keys():
+    quantized = any(isinstance(module, Quantizer) for module in model.modules())
+    if quantized and None in (checkpoint.width("wq_bitw"), checkpoint.width("aq_bitw")):
         widths = sorted({site.quantizer.bits for site in weight_sites(model)})
         notes.append(
             f"the checkpoint does not record its widths; the model's ({', '.join(map(str, widths))} bits in weights) are taken on trust"

@@ -78,7 +78,7 @@ class Placing:
             targets: Its places; what our model lacks, or has in another size, makes the import fail in `finish`.
 
         Raises:
-            CheckpointError: If it is not finite.
+            CheckpointError: If it is not finite, or another tensor stands in its place.
         """
         targets = tuple(targets)
         if any(target.name not in self._ours for target in targets):
@@ -89,20 +89,24 @@ class Placing:
         pieces = tensor.chunk(len(targets)) if len(targets) > 1 else (tensor,)
         for target, piece in zip(targets, pieces, strict=True):
             shape = target.part_of(self._ours[target.name]).shape
-            if piece.numel() == math.prod(shape):
+            if self._is_taken(target):
+                raise CheckpointError(f"{self.origin}: {key} and another tensor are both for {target.name}; allowed: one")
+            if piece.shape == shape or (piece.dim() <= 1 and piece.numel() == math.prod(shape)):
                 self._values[target] = piece.reshape(shape)
             else:
                 self._misfits.append(_misfit(key, piece, target.name, shape))
         self.placed[key] = targets
 
     def fill(self, target: Target, value: float, reason: str) -> None:
-        """Plans to fill a place that no tensor is for.
+        """Plans to fill a place that no tensor is for; one that has been given anything stays.
 
         Args:
             target: The place.
             value: What to fill it with.
             reason: What to say of it.
         """
+        if self._is_taken(target):
+            return
         self._values[target] = torch.full_like(target.part_of(self._ours[target.name]), value)
         self.filled[target.name] = reason
 
@@ -145,11 +149,17 @@ class Placing:
         ]
         return [("keys have no place", self._unknown), ("of ours get nothing", missing), ("quantizers get no sign", unsigned)]
 
+    def _is_taken(self, target: Target) -> bool:
+        return target in self._values or any(one.parts != target.parts for one in self._given(target.name))
+
+    def _given(self, name: str) -> list[Target]:
+        return [target for target in self._values if target.name == name]
+
     def _is_given(self, name: str) -> bool:
         owner, _, field_name = name.rpartition(".")
         if field_name in ("signed", "calibrated", "pins") and isinstance(self.model.get_submodule(owner), Quantizer):
             return True  # `finish` sets them
-        given = [target for target in self._values if target.name == name]
+        given = self._given(name)
         if not given:
             return name in self.filled
         return len({target.part for target in given}) == given[0].parts

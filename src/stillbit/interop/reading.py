@@ -36,6 +36,11 @@ class PublishedCheckpoint:
     passed_over: tuple[str, ...] = ()
     arguments: Mapping[str, object] = field(default_factory=dict)
 
+    def width(self, option: str) -> int | None:
+        """Gives a width that the published script was called with; None if the file does not tell."""
+        value = self.arguments.get(option)
+        return value if isinstance(value, int) else None
+
 
 def read_published(source: Path | str | Mapping[str, object]) -> PublishedCheckpoint:
     """Reads a checkpoint of a published codebase, onto the CPU.

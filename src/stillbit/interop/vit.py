@@ -27,17 +27,17 @@ from stillbit.quantizers.site import weight_sites
 
 KIND = "quantized, of the ViT code (arXiv 2302.02210)"
 ALLOWED = (
-    "the same network and image size, prepared by QuantConfig.for_vit(bits, published=True), "
+    "the same network and image size, prepared by QuantConfig.for_vit(bits, published=True) (a recipe with published=true), "
     "with attention 'plain' for a checkpoint without query-key reparameterization, and quantizer 'lsq' for its LSQ baseline"
 )
 
 _CLIP = 2.0  # what the constant clip_val always is
-_EIGHT = 8  # width of the first and the last layers, whatever the rest has
+_OUTER_BITS = 8  # of the first and the last layers, whatever the rest has
 _CONSTANT = "the constant clip_val of StatsQ"
 _DEAD = "a bias that is constant in the key, which the softmax removes"
 _NO_BIAS = "biases of query and key, which the published products do not have: zero"
 
-# Within an attention layer; longest first where one ends like another.
+# Within an attention layer.
 _ATTENTION: Mapping[str, tuple[Target, ...]] = {
     "q.weight": (Target("qkv.weight", 0, 3),),
     "k.weight": (Target("qkv.weight", 1, 3),),
@@ -122,10 +122,11 @@ def _owner(model: nn.Module, key: str) -> tuple[str, str]:
     module = model
     while len(owner) < len(parts) - 1:
         part = parts[len(owner)]
-        child = module._modules.get(part) or module._modules.get(_MLP.get(part, ""))
+        ours = part if part in module._modules else _MLP.get(part, part)
+        child = module._modules.get(ours)
         if child is None:
             break
-        owner.append(part if part in module._modules else _MLP[part])
+        owner.append(ours)
         module = child
     return ".".join(owner), ".".join(parts[len(owner) :])
 
@@ -190,10 +191,10 @@ def _check_bits(checkpoint: PublishedCheckpoint, model: nn.Module) -> None:
     of_weights = {id(site.quantizer): site.quantizer.bits for site in weight_sites(model)}
     of_activations = {id(one): one.bits for one in model.modules() if isinstance(one, Quantizer) and id(one) not in of_weights}
     for option, ours in (("wq_bitw", of_weights), ("aq_bitw", of_activations)):
-        given = checkpoint.arguments.get(option)
-        present = set(ours.values()) - {_EIGHT}
-        if given is not None and present != {given} - {_EIGHT}:
-            widths = ", ".join(map(str, sorted(present))) or _EIGHT
+        given = checkpoint.width(option)
+        present = set(ours.values()) - {_OUTER_BITS}
+        if given is not None and present != {given} - {_OUTER_BITS}:
+            widths = ", ".join(map(str, sorted(present))) or _OUTER_BITS
             raise CheckpointError(
                 f"{checkpoint.origin}: was trained with {option} {given}, and the model has {widths} bits there; allowed: {given}"
             )

@@ -83,6 +83,8 @@ class Snapshot:
         return Position(**content["position"])
 
     def _check_same_run(self, path: Path, content: Mapping[str, Any]) -> None:
+        if "run" not in content:
+            raise CheckpointError(f"checkpoint {path}: holds an imported network and no run; allowed: a new run, with start={path}")
         for name, allowed in self.run.items():
             given = content["run"].get(name)
             if given != allowed:
