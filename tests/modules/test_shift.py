@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stillbit.errors import PrepareError
 from stillbit.modules.shift import Shifted
 from stillbit.quantizers import LSQ
 
@@ -62,3 +63,9 @@ def parameters_of(module: Shifted) -> list[Tensor]:
 
 def test_biases_are_zero_at_first() -> None:
     assert [parameter.tolist() for parameter in parameters_of(shifted())] == [[0.0] * 3] * 2
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 4), torch.zeros(3)], ids=["other size", "too few axes"])
+def test_refuses_an_input_that_does_not_fit(x: Tensor) -> None:
+    with pytest.raises(PrepareError, match=r"^quantizer LSQ has shifts for inputs that end in \(5, 3\) and was given "):
+        shifted((5, 3), None)(x)

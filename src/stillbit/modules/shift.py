@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from stillbit.errors import PrepareError
 from stillbit.quantizers.base import Quantizer
 
 
@@ -25,6 +26,9 @@ class Shifted(nn.Module):
     Attributes:
         before: Parameter, zero at first, or None.
         after: Likewise.
+
+    Raises:
+        PrepareError: In use, for an input that a bias does not fit.
 
     Example:
         >>> from stillbit.quantizers import LSQ
@@ -44,5 +48,19 @@ class Shifted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
+        self._require_fit(x)
         shifted: Tensor = self.quantizer(x if self.before is None else x + self.before)
         return (shifted if self.after is None else shifted + self.after).to(x.dtype)
+
+    def _require_fit(self, x: Tensor) -> None:
+        for bias in (self.before, self.after):
+            if bias is not None and not _broadcasts(bias.shape, x.shape):
+                fitting = ", ".join("*" if size == 1 else str(size) for size in bias.shape)
+                raise PrepareError(
+                    f"quantizer {self.quantizer.label} has shifts for inputs that end in ({fitting}) and was given {tuple(x.shape)}; "
+                    "one shift a pixel serves one image size, allowed: that size, or activation_scales 'tensor'"
+                )
+
+
+def _broadcasts(shape: torch.Size, whole: torch.Size) -> bool:
+    return len(shape) <= len(whole) and all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(whole), strict=False))
