@@ -13,6 +13,7 @@ from typing import NamedTuple, final
 
 from torch import Tensor, nn
 
+from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.quantizers.site import WeightSite
 
 
@@ -75,7 +76,9 @@ class AttentionProducts(nn.Module, ABC):
             scores = (scores.view(-1, count, *scores.shape[1:]) + offset).flatten(0, 1) if count > 1 else scores + offset
         probabilities = setting.drop(self.probability_quantizer(scores.softmax(-1)))
         values = split_heads(self.value_quantizer(values), setting.num_heads)
-        return (probabilities.to(values.dtype) @ values).transpose(1, 2).flatten(2)
+        with values_recomputed(probabilities):
+            heads = probabilities.to(values.dtype) @ values
+        return heads.transpose(1, 2).flatten(2)
 
 
 @final

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
+from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import ParameterSite, WeightSite
 
@@ -18,7 +19,8 @@ class QuantConv1d(nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         """Gives the convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
-        output: Tensor = self._conv_forward(x, weight, self.bias)
+        with values_recomputed(x, weight):
+            output: Tensor = self._conv_forward(x, weight, self.bias)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
@@ -36,7 +38,8 @@ class QuantConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Gives the convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
-        output: Tensor = self._conv_forward(x, weight, self.bias)
+        with values_recomputed(x, weight):
+            output: Tensor = self._conv_forward(x, weight, self.bias)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
@@ -55,7 +58,8 @@ class QuantConvTranspose1d(nn.ConvTranspose1d):
         """Gives the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         padding, extra = _paddings(self, x, output_size)
-        return F.conv_transpose1d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
+        with values_recomputed(x, weight):
+            return F.conv_transpose1d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""
@@ -73,7 +77,8 @@ class QuantConvTranspose2d(nn.ConvTranspose2d):
         """Gives the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         padding, extra = _paddings(self, x, output_size)
-        return F.conv_transpose2d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
+        with values_recomputed(x, weight):
+            return F.conv_transpose2d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""

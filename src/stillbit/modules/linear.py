@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
+from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import ParameterSite, WeightSite
 
@@ -17,7 +18,9 @@ class QuantLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives `quantized(x) @ quantized(weight).T + bias`."""
-        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
+        with values_recomputed(x, weight):
+            return F.linear(x, weight, self.bias)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""

@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.modules.attention import AttentionProducts, AttentionSetting
+from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.product import ProductSite, query_key_products
 from stillbit.quantizers.site import SliceSite, WeightSite
@@ -63,11 +64,15 @@ class ReparameterizedProducts(AttentionProducts):
         x = self.input_quantizer(x)
         weight, bias = _parameters(setting.qkv)
         size, heads = weight.shape[0] // 3, setting.num_heads
-        value = F.linear(x, self.value_weight_quantizer(weight[2 * size :]), None if bias is None else bias[2 * size :])
+        value_weight = self.value_weight_quantizer(weight[2 * size :])
         product = self.product_quantizer(query_key_products(weight, heads))
-        keys = self.key_quantizer(F.linear(x, product).view(*x.shape[:2], heads, -1))
-        # One product a sample over all heads: (N, C) times (C, N h), without a copy of either.
-        scores = torch.bmm(x.to(keys.dtype), keys.flatten(1, 2).mT).view(*x.shape[:2], x.shape[1], heads).permute(0, 3, 1, 2)
+        with values_recomputed(value_weight, product):  # not the input: three operations share it
+            value = F.linear(x, value_weight, None if bias is None else bias[2 * size :])
+            keys = F.linear(x, product)
+        keys = self.key_quantizer(keys.view(*x.shape[:2], heads, -1))
+        with values_recomputed(keys):
+            # One product a sample over all heads: (N, C) times (C, N h), without a copy of either.
+            scores = torch.bmm(x.to(keys.dtype), keys.flatten(1, 2).mT).view(*x.shape[:2], x.shape[1], heads).permute(0, 3, 1, 2)
         if bias is not None and not self.published:
             scores = scores + F.linear(x, key_bias(weight, bias, heads)).transpose(1, 2)[:, :, None]
         return scores, value

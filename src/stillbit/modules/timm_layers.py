@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
+from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import ParameterSite, WeightSite
 
@@ -20,7 +21,8 @@ class QuantConv2dSame(Conv2dSame):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Gives the convolution of the quantized input, padded to keep its size, with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
-        output: Tensor = conv2d_same(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        with values_recomputed(x, weight):
+            output: Tensor = conv2d_same(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
@@ -37,7 +39,9 @@ class QuantTimmLinear(Linear):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """Gives `quantized(x) @ quantized(weight).T + bias`."""
-        return F.linear(self.input_quantizer(x), self.weight_quantizer(self.weight), self.bias)
+        x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
+        with values_recomputed(x, weight):
+            return F.linear(x, weight, self.bias)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
         """Gives the weight's site."""

@@ -12,6 +12,7 @@ rest in backward.
     tensor([-1.4000])
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,66 @@ def fake_quantize(
     return output
 
 
+def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
+    """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
+
+    The latents are saved in any case. So a layer that multiplies quantized tensors keeps as many bytes as a float one, for one more
+    pass over them. A compiler decides by itself what to compute again; while one traces, this context does nothing.
+
+    Args:
+        values: What `fake_quantize` gave, or such values and a learned bias behind them (modules/shift.py). Other tensors, and randomly
+            rounded values, are saved as they are.
+    """
+    recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values}
+    found = {address: recipe for address, recipe in recipes.items() if recipe is not None}
+    if torch.compiler.is_compiling() or not found:
+        return nullcontext()
+
+    def pack(saved: Tensor) -> Tensor | _Packed:
+        recipe = found.get(saved.data_ptr())
+        return saved if recipe is None else _Packed(recipe, saved.size(), saved.stride(), saved.storage_offset())
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+
+class _Recipe(NamedTuple):
+    """How to compute values again: by their node, which is the context of the custom function, and a bias to be added."""
+
+    # The node is an input of the operation that saves the values: to refer to it keeps nothing more alive.
+    node: Any
+    bias: Tensor | None = None
+
+
+class _Packed(NamedTuple):
+    """A saved tensor as a view of values to be computed again: a linear layer saves its weight transposed."""
+
+    recipe: _Recipe
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _recipe(node: Any) -> _Recipe | None:
+    if isinstance(node, _FakeQuantize._backward_cls):  # type: ignore[attr-defined]
+        return None if node.options.random else _Recipe(node)
+    if node is None or node.name() != "AddBackward0":
+        return None
+    (first, _), (second, _) = node.next_functions
+    of_values, bias = _recipe(first), getattr(second, "variable", None)
+    return None if of_values is None or bias is None else _Recipe(of_values.node, bias)
+
+
+def _unpack(packed: Tensor | _Packed) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    node, bias = packed.recipe
+    *tensors, _ = node.saved_tensors
+    values = _values(*tensors, node.options)[0]
+    with torch.no_grad():
+        values = values if bias is None else values + bias
+    return values.as_strided(packed.size, packed.stride, packed.offset)
+
+
 class _Options(NamedTuple):
     rounding: Rounding
     band: str
@@ -71,6 +132,25 @@ class _Options(NamedTuple):
     shift: float | None
     low: float
     high: float
+
+
+def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
+    """Gives the values, and the rounded positions of a random rounding."""
+    seen, dtype = layout(x, scale), compute_dtype(x)
+    view = seen.view(x)
+    value, kept = kernels.run(
+        kernels.forward,
+        view,
+        seen.view_scale(scale).to(dtype),
+        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+        None if pins is None else seen.view(pins),
+        torch.rand_like(view, dtype=dtype) if options.random else None,
+        options.shift,
+        options.low,
+        options.high,
+    )
+    assert value is not None
+    return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -85,23 +165,10 @@ class _FakeQuantize(torch.autograd.Function):
         options: _Options,
     ) -> Tensor:
         del value_zero_point  # equal numbers; it only takes its own gradient
-        seen, dtype = layout(x, scale), compute_dtype(x)
-        view = seen.view(x)
-        value, kept = kernels.run(
-            kernels.forward,
-            view,
-            seen.view_scale(scale).to(dtype),
-            None if zero_point is None else seen.view_scale(zero_point).to(dtype),
-            None if pins is None else seen.view(pins),
-            torch.rand_like(view, dtype=dtype) if options.random else None,
-            options.shift,
-            options.low,
-            options.high,
-        )
-        assert value is not None
+        value, kept = _values(x, scale, zero_point, pins, options)
         ctx.save_for_backward(x, scale, zero_point, pins, kept)
         ctx.options = options
-        return seen.restore(value, x).data  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
+        return value
 
     @staticmethod
     @once_differentiable
