@@ -155,7 +155,7 @@ def test_a_start_of_other_widths_is_refused(finished):
     line = r"last.pt: trained with quantization.weight_bits \d; allowed: 4, as in this recipe$"
     with pytest.raises(CheckpointError, match=line):
         run.assemble(wide)
-    with pytest.raises(CheckpointError, match="quantization.activation_bits"):
+    with pytest.raises(CheckpointError, match=r"quantization\.activation_bits"):
         run.validate(last, ["quantization.activation_bits=7"])
 
 
