@@ -20,7 +20,8 @@ from tests.equality import assert_equal
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("vit_runs.py")
+ROOT = Path(__file__).parents[2]
+SCRIPT = ["-m", "tests.training.vit_runs"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 STEPS = 40
 STAGE = STEPS // 2  # steps of each stage
@@ -46,8 +47,8 @@ def method(request: pytest.FixtureRequest) -> str:
 def runs(method: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folders = Runs(tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("both"))
     for launcher, folder, accumulation in (([], folders.alone, 2), (TORCHRUN, folders.both, 1)):
-        command = [sys.executable, *launcher, str(SCRIPT), str(folder), "--method", method, "--accumulation", str(accumulation)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        command = [sys.executable, *launcher, *SCRIPT, str(folder), "--method", method, "--accumulation", str(accumulation)]
+        subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=ROOT)
     return folders
 
 

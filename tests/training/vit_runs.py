@@ -1,7 +1,7 @@
 """A small distilled vision transformer at W2A2, query-key products included, taught by a float one, as a script for several ranks.
 
-    python vit_runs.py FOLDER --method annealing --accumulation 2
-    torchrun --nproc_per_node 2 vit_runs.py FOLDER --method freezing --accumulation 1
+    python -m tests.training.vit_runs FOLDER --method annealing --accumulation 2
+    torchrun --nproc_per_node 2 -m tests.training.vit_runs FOLDER --method freezing --accumulation 1
 
 In float64, so that all that tells one process from two is the order of sums. One epoch is stage 1; the second is the annealing stage, or
 more of the first with freezing. Prints nothing; what a run leaves is its folder, and `trace.RANK.pt` with the model as it was after
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import timm
 import torch
-from runs import data_config, load_some, training_config
 from torch import Tensor, nn
 
 from stillbit.oscillation import Annealing, Freezing, Method, Tracking
@@ -28,6 +27,7 @@ from stillbit.training.loop import fit
 from stillbit.training.optim import OptimizerConfig, build_optimizer
 from stillbit.training.processes import place, start_processes
 from stillbit.training.timetable import FinalStage
+from tests.training.runs import data_config, load_some, training_config
 
 IMAGE_SIZE = 16
 BATCH_SIZE = 9  # of a micro-batch, equal for one process and for two: LSQ's gradient factor is of the images that a process sees at once
