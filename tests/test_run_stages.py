@@ -149,6 +149,16 @@ def test_a_start_that_is_another_network_is_refused(finished, tmp_path):
         run.assemble(recipe(finished, f"start={tmp_path / 'none.pt'}"))
 
 
+def test_a_start_of_other_widths_is_refused(finished):
+    last = finished / "whole" / "last.pt"
+    wide = recipe(finished, f"start={last}", "quantization.weight_bits=4")
+    line = r"last.pt: trained with quantization.weight_bits \d; allowed: 4, as in this recipe$"
+    with pytest.raises(CheckpointError, match=line):
+        run.assemble(wide)
+    with pytest.raises(CheckpointError, match=r"quantization\.activation_bits"):
+        run.validate(last, ["quantization.activation_bits=7"])
+
+
 def test_a_teacher_of_other_classes_leaves_no_folder(finished, tmp_path):
     with pytest.raises(RecipeError, match=r"^distillation.teacher: small_mobilenet has 7 classes; allowed: 10, as the data$"):
         run.train(recipe(finished, "distillation.teacher.num_classes=7"), tmp_path / "run")

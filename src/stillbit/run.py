@@ -35,6 +35,9 @@ from stillbit.training.seeding import seed_all
 
 RECIPE = "recipe.yaml"
 
+# What the tensors of a checkpoint mean, beyond their names and shapes.
+_GRIDS = ("weight_bits", "activation_bits", "policy", "overrides", "quantizer", "attention")
+
 # What a resumed run may have otherwise than before: nothing of it changes a number.
 _MAY_CHANGE = (
     "data.root",
@@ -208,6 +211,7 @@ def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
     device = place(model, recipe.training)
     coverage = _prepare(recipe, model, device)
     if start is not None:
+        _check_same_grids(recipe, start, checkpoint.read(start)["recipe"])
         checkpoint.load_model(model, start)
     elif coverage is not None:
         processes = start_processes(recipe.training)
@@ -215,6 +219,15 @@ def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
         batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
         calibrate(model, batches, batches=recipe.calibration.batches)
     return model, coverage
+
+
+def _check_same_grids(recipe: Recipe, start: Path, kept: Mapping[str, Any] | None) -> None:
+    """Refuse a checkpoint whose scales belong to other grids: names and shapes of tensors do not show it."""
+    before = None if kept is None else resolve(kept).quantization
+    for name in _GRIDS:
+        given, allowed = getattr(before, name, None), getattr(recipe.quantization, name, None)
+        if None not in (before, recipe.quantization) and given != allowed:
+            raise CheckpointError(f"checkpoint {start}: trained with quantization.{name} {given}; allowed: {allowed}, as in this recipe")
 
 
 def _prepare(recipe: Recipe, model: nn.Module, device: torch.device) -> Coverage | None:

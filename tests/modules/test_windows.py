@@ -38,8 +38,9 @@ def test_cut_pads_with_zeros_at_the_lower_right() -> None:
     assert Windows.of(x, (2, 2), (0, 0)).cut(x)[:2, :, 0].tolist() == [[1, 2, 0, 0], [3, 0, 0, 0]]
 
 
-def test_an_axis_of_one_window_is_not_shifted() -> None:
-    assert Windows.of(image((3, 8)), (4, 4), (2, 2)).shift == (0, 2)
+@pytest.mark.parametrize(("size", "shift"), [((3, 8), (0, 2)), ((8, 4), (2, 0)), ((4, 3), (0, 0)), ((5, 8), (2, 2))], ids=str)
+def test_an_axis_of_one_window_is_not_shifted(size: tuple[int, int], shift: tuple[int, int]) -> None:
+    assert Windows.of(image(size), (4, 4), (2, 2)).shift == shift
 
 
 def test_no_mask_without_a_shift() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.quantizers import Quantizer, weight_sites
+from tests.prepare import vits
 from tests.prepare.networks import calibrated, image, small_mobilenet, small_resnet
 
 POLICIES = ("lsq_paper", "integer", "all")
@@ -58,6 +59,18 @@ def test_resnet_traces_without_a_break() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_compiled_training_step(policy: str) -> None:
     assert_same_training_step(calibrated(small_mobilenet(hard_swish=True), policy=policy), "inductor")
+
+
+@pytest.mark.parametrize("attention", [pytest.param("plain", marks=pytest.mark.slow), "qkr"])
+def test_vision_transformer_traces_without_a_break(attention: str) -> None:
+    assert_same_training_step(vits.calibrated(vits.vit(depth=1), attention=attention), "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["plain", "qkr"])
+@pytest.mark.parametrize("name", ["distilled", "swin-timm", "swin-torchvision"])
+def test_compiled_training_step_of_a_vision_transformer(name: str, attention: str) -> None:
+    assert_same_training_step(vits.calibrated(vits.MODELS[name](), attention=attention), "inductor")
 
 
 @pytest.mark.slow

@@ -63,4 +63,6 @@ class Shifted(nn.Module):
 
 
 def _broadcasts(shape: torch.Size, whole: torch.Size) -> bool:
-    return len(shape) <= len(whole) and all(a == 1 or a == b for a, b in zip(reversed(shape), reversed(whole), strict=False))
+    extra = len(whole) - len(shape)
+    # Not `zip` of both reversed, of unequal lengths: torch 2.9 cannot trace that.
+    return extra >= 0 and all(size == 1 or size == given for size, given in zip(shape, whole[extra:], strict=True))

@@ -58,9 +58,9 @@ class Windows(NamedTuple):
         """
         if not any(self.shift):
             return None
-        of_rows = _regions(self.height, self.window[0], self.shift[0], like)
-        of_columns = _regions(self.width, self.window[1], self.shift[1], like)
-        regions = self._cut_regions(3 * of_rows[:, None] + of_columns)
+        of_rows = _rolled_over(self.height, self.shift[0], like)
+        of_columns = _rolled_over(self.width, self.shift[1], like)
+        regions = self._cut_regions(2 * of_rows[:, None] + of_columns)
         return torch.where(regions[:, None] == regions[:, :, None], 0.0, _HIDDEN).to(like.dtype)[:, None]
 
     def _cut_regions(self, regions: Tensor) -> Tensor:
@@ -69,12 +69,12 @@ class Windows(NamedTuple):
         return regions.transpose(1, 2).reshape(-1, rows * columns)
 
 
-def _regions(size: int, side: int, shift: int, like: Tensor) -> Tensor:
-    """Numbers the stretches of an axis that were neighbours before it was rolled: [0, L-w), [L-w, L-s), [L-s, L)."""
-    place = torch.arange(size, device=like.device)
-    if shift == 0:
-        return torch.zeros_like(place)
-    return (place >= size - side).long() + (place >= size - shift).long()
+def _rolled_over(size: int, shift: int, like: Tensor) -> Tensor:
+    """Marks by 1 the places of an axis that rolling brought from its other end.
+
+    The original numbers three regions an axis; the first two never share a window.
+    """
+    return (torch.arange(size, device=like.device) >= size - shift).long()
 
 
 def position_bias(table: Tensor, index: Tensor, tokens: int) -> Tensor:
