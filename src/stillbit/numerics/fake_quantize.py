@@ -37,6 +37,7 @@ def fake_quantize(
     band: str = "rounded",
     scale_gradient_factor: float = 1.0,
     training: bool = True,
+    recompute: bool = True,
 ) -> Tensor:
     """Gives the values of the codes of `x`, in its shape, dtype and memory order.
 
@@ -49,6 +50,7 @@ def fake_quantize(
         band: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
         scale_gradient_factor: Multiplies the gradients to scale and zero point (LSQ, arXiv 1902.08153, section 2.2).
         training: Whether `Stochastic` rounding is random.
+        recompute: Whether `values_recomputed` may compute these values again, rather than let an operation save them.
 
     Returns:
         Values, as `x`. The value of NaN is NaN, and so is the scale's gradient then.
@@ -59,7 +61,8 @@ def fake_quantize(
     zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
     value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
     random = training and isinstance(rounding, Stochastic)
-    options = _Options(rounding, band, random, scale_gradient_factor, grid.shift or None, float(grid.low), float(grid.high))
+    shift, low, high = grid.shift or None, float(grid.low), float(grid.high)
+    options = _Options(rounding, band, random, recompute and not random, scale_gradient_factor, shift, low, high)
     output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, pins, options)
     return output
 
@@ -92,6 +95,7 @@ class _Recipe(NamedTuple):
     # The node is an input of the operation that saves the values: to refer to it keeps nothing more alive.
     node: Any
     bias: Tensor | None = None
+    bias_version: int = 0
 
 
 class _Packed(NamedTuple):
@@ -105,18 +109,20 @@ class _Packed(NamedTuple):
 
 def _recipe(node: Any) -> _Recipe | None:
     if isinstance(node, _FakeQuantize._backward_cls):  # type: ignore[attr-defined]
-        return None if node.options.random else _Recipe(node)
+        return _Recipe(node) if node.options.recompute else None
     if node is None or node.name() != "AddBackward0":
         return None
     (first, _), (second, _) = node.next_functions
     of_values, bias = _recipe(first), getattr(second, "variable", None)
-    return None if of_values is None or bias is None else _Recipe(of_values.node, bias)
+    return None if of_values is None or bias is None else _Recipe(of_values.node, bias, bias._version)
 
 
 def _unpack(packed: Tensor | _Packed) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
-    node, bias = packed.recipe
+    node, bias, bias_version = packed.recipe
+    if bias is not None and bias._version != bias_version:  # what autograd checks of tensors that it saves
+        raise RuntimeError("a learned shift was modified by an inplace operation between forward and backward")
     *tensors, _ = node.saved_tensors
     values = _values(*tensors, node.options)[0]
     with torch.no_grad():
@@ -128,6 +134,7 @@ class _Options(NamedTuple):
     rounding: Rounding
     band: str
     random: bool
+    recompute: bool
     scale_gradient_factor: float
     shift: float | None
     low: float

@@ -122,6 +122,8 @@ class QuantConfig:
         activation_scales: One a "tensor"; or one a "token" (and an input channel of a convolution, a head): as published for
             vision transformers, and bound to one image size.
         learned_shifts: Learned biases before and behind each quantizer of a layer's input.
+        recompute: Compute quantized values again for backward rather than save them: as many bytes as the float model, for one more
+            pass over each quantized tensor. `torch.compile` decides that by itself.
         overrides: Exceptions by layer name; the last that matches counts.
         published: Follow the published code's gradients where they differ from the papers' (LSQ's `published`).
     """
@@ -143,6 +145,7 @@ class QuantConfig:
     attention: str = "float"
     activation_scales: str = "tensor"
     learned_shifts: bool = False
+    recompute: bool = True
     overrides: tuple[Override, ...] = ()
     published: bool = False
 
@@ -217,7 +220,9 @@ class QuantConfig:
     def weight_quantizer(self, bits: int, scale_shape: tuple[int, ...]) -> Quantizer:
         """Makes a quantizer for a weight."""
         if self.quantizer == "statsq" and bits < INTEGER_BITS:
-            return StatsQ(bits, scale_shape, rounding=self._rounding())
+            made = StatsQ(bits, scale_shape, rounding=self._rounding())
+            made.recompute = self.recompute
+            return made
         return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
 
     def activation_quantizer(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, signed: bool | None = None) -> Quantizer:
@@ -241,6 +246,7 @@ class QuantConfig:
                 published=self.published,
             )
         made.range_config = range_config
+        made.recompute = self.recompute
         return made
 
     def _rounding(self) -> Rounding:

@@ -44,6 +44,7 @@ class Quantizer(nn.Module, ABC):
         symmetric: Whether zero has code 0.
         range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
+        recompute: Whether layers compute its values again for backward rather than save them.
         gate: Which latents get a gradient (annealing sets it); None: all that the band lets pass. Not part of the state: whoever
             sets it knows when.
         needs_range: Whether calibration must find a range.
@@ -69,6 +70,7 @@ class Quantizer(nn.Module, ABC):
         self.label = type(self).__name__
         self.range_config = RangeConfig()
         self.bypass = False
+        self.recompute = True
         self.gate: Gate | None = None
         self.is_signed = False
         self.is_calibrated = False
@@ -119,6 +121,7 @@ class Quantizer(nn.Module, ABC):
             band=self.band,
             scale_gradient_factor=self.scale_gradient_factor(x),
             training=self.training,
+            recompute=self.recompute,
         )
 
     @final
