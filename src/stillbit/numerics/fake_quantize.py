@@ -12,6 +12,7 @@ rest in backward.
     tensor([-1.4000])
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -77,14 +78,16 @@ def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
         values: What `fake_quantize` gave, or such values and a learned bias behind them (modules/shift.py). Other tensors, and randomly
             rounded values, are saved as they are.
     """
+    if torch.compiler.is_compiling():
+        return nullcontext()
     recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values}
     found = {address: recipe for address, recipe in recipes.items() if recipe is not None}
-    if torch.compiler.is_compiling() or not found:
+    if not found:
         return nullcontext()
 
     def pack(saved: Tensor) -> Tensor | _Packed:
         recipe = found.get(saved.data_ptr())
-        return saved if recipe is None else _Packed(recipe, saved.size(), saved.stride(), saved.storage_offset())
+        return saved if recipe is None else _Packed(recipe, saved.size(), saved.stride(), int(saved.storage_offset()))
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
 
@@ -102,14 +105,15 @@ class _Packed(NamedTuple):
     """A saved tensor as a view of values to be computed again: a linear layer saves its weight transposed."""
 
     recipe: _Recipe
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
+    size: Sequence[int]
+    stride: Sequence[int]
     offset: int
 
 
 def _recipe(node: Any) -> _Recipe | None:
-    if isinstance(node, _FakeQuantize._backward_cls):  # type: ignore[attr-defined]
-        return _Recipe(node) if node.options.recompute else None
+    options = getattr(node, "options", None)
+    if isinstance(options, _Options):
+        return _Recipe(node) if options.recompute else None
     if node is None or node.name() != "AddBackward0":
         return None
     (first, _), (second, _) = node.next_functions
@@ -123,8 +127,8 @@ def _unpack(packed: Tensor | _Packed) -> Tensor:
     node, bias, bias_version = packed.recipe
     if bias is not None and bias._version != bias_version:  # what autograd checks of tensors that it saves
         raise RuntimeError("a learned shift was modified by an inplace operation between forward and backward")
-    *tensors, _ = node.saved_tensors
-    values = _values(*tensors, node.options)[0]
+    x, scale, zero_point, pins, _ = node.saved_tensors
+    values, _ = _values(x, scale, zero_point, pins, node.options)
     with torch.no_grad():
         values = values if bias is None else values + bias
     return values.as_strided(packed.size, packed.stride, packed.offset)
