@@ -7,6 +7,7 @@ of paired rounds. Writes benchmarks/results/step_<model>_<date>.json.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import platform
@@ -76,16 +77,17 @@ def with_layers(name: str, kind: type[EagerQuantizer], images: Tensor) -> nn.Mod
     for module in list(model.modules()):
         for child, quantizer in list(module._modules.items()):
             if isinstance(quantizer, sb.Quantizer):
-                module._modules[child] = kind(*quantizer.limits, float(quantizer.scale))
+                module._modules[child] = kind(*quantizer.limits, float(quantizer.scale.detach()))
     return model
 
 
-def stillbit_model(name: str, images: Tensor) -> nn.Module:
+def stillbit_model(name: str, images: Tensor, *, recompute: bool = True) -> nn.Module:
     model = float_model(name)
     is_transformer = "deit" in name or "vit" in name or "swin" in name
     minmax = sb.RangeConfig("current_minmax")  # a search would take longer than the measurement
     of_cnn = sb.QuantConfig.parse("W4A4", weight_range=minmax, activation_range=minmax)
     config = sb.QuantConfig.for_vit("W2A2") if is_transformer else of_cnn
+    config = dataclasses.replace(config, recompute=recompute)
     sb.prepare(model, config, example=images[:1])
     sb.calibrate(model, [(images,)])
     return model.train()
@@ -104,6 +106,7 @@ def contenders(name: str, images: Tensor) -> dict[str, Callable[[], Contender]]:
     found = {
         "float": lambda: plain(lambda: float_model(name)),
         "stillbit": lambda: plain(lambda: stillbit_model(name, images)),
+        "stillbit, values saved": lambda: plain(lambda: stillbit_model(name, images, recompute=False)),
         "stillbit + freezing": lambda: treated(lambda model, optimizer: sb.Freezing(model, threshold=0.1).attach(optimizer)),
         "stillbit + dampening": lambda: treated(lambda model, optimizer: sb.Dampening(model, weight=0.1).attach(optimizer)),
     }

@@ -57,8 +57,15 @@ def _bare(argument: Any) -> Any:
     if isinstance(argument, float):
         # Inductor of torch 2.9 compiles once more for each float that reaches `clamp`, and raises after eight; tensors it takes as they
         # come. On the CPU, whatever the device: no transfer waits for an accelerator, a compiler passes the number to its kernel.
-        return torch.tensor(argument, dtype=torch.float64, device="cpu")
+        return _scalar(argument)
     return argument
+
+
+@functools.cache
+def _scalar(value: float) -> Tensor:
+    """Gives one tensor a number, made once; the limits of grids are few."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def _autocast(arguments: list[Any]) -> Hashable:
