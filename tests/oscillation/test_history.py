@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from stillbit.numerics import kernels
 from stillbit.oscillation.history import History
 
 SIGNED_3_BITS = (-4, 3)
@@ -60,3 +61,22 @@ def test_float64_frequency_takes_momentum_rounded_to_float32() -> None:
         history.update(torch.tensor([code], dtype=torch.float64), 0.1)
     assert history.frequency.dtype == torch.float64
     assert history.frequency.item() == torch.tensor(0.1, dtype=torch.float32).double().item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_a_large_history_in_one_compiled_pass_is_the_plain_one(dtype, memory_format, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(-2, 2, (12, 64, 32, 8, 8), generator=generator).to(dtype)
+    fused = History.starting_at(steps[0].to(memory_format=memory_format), (-2, 1))
+    plain = History.starting_at(steps[0], (-2, 1))
+    for code in steps[1:]:
+        fused.update(code.to(memory_format=memory_format), 0.3)
+    monkeypatch.setattr(kernels, "_COMPILE_FROM", steps[0].numel() + 1)
+    for code in steps[1:]:
+        plain.update(code, 0.3)
+    assert fused.frequency.stride() == steps[0].to(memory_format=memory_format).stride()
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(fused.state_dict()[name], tensor), name
+        assert fused.state_dict()[name].dtype == tensor.dtype

@@ -68,6 +68,34 @@ def fake_quantize(
     return output
 
 
+@torch.no_grad()
+def codes(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
+    """Gives the integer codes of `x` as a float tensor, in one pass: those whose values `fake_quantize` gives, rounded half to even.
+
+    Args:
+        x: Latents.
+        grid: The grid.
+        pins: As of `fake_quantize`.
+
+    Returns:
+        Codes, zero point included, in the shape and memory order of `x`; float32, or float64 for float64 latents.
+    """
+    seen, dtype = layout(x, grid.scale), compute_dtype(x)
+    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
+    (found,) = kernels.run(
+        kernels.codes,
+        seen.view(x),
+        seen.view_scale(grid.scale).to(dtype),
+        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+        None if pins is None else seen.view(pins),
+        grid.shift or None,
+        float(grid.low),
+        float(grid.high),
+    )
+    assert found is not None
+    return seen.restore(found, x)
+
+
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
 

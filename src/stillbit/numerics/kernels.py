@@ -71,6 +71,19 @@ def forward(
     return value.to(x.dtype), kept
 
 
+def codes(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    pins: Tensor | None,
+    shift: float | None,
+    low: float,
+    high: float,
+) -> tuple[Tensor]:
+    """Gives the latents' codes, rounded half to even, pins included, in the dtype of the arithmetic; arguments as in `forward`."""
+    return (_code(torch.round(_position(x, scale, shift)), zero_point, pins, low, high),)
+
+
 def backward(
     gradient: Tensor,
     x: Tensor,

@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stillbit.errors import CheckpointError
+from stillbit.numerics import kernels
 from stillbit.numerics.grid import compute_dtype
+from stillbit.numerics.layout import layout
 from stillbit.quantizers import WeightSite
 
 
@@ -58,14 +60,12 @@ class History:
             code: The codes now.
             momentum: Weight of this step in the frequency.
         """
-        current = code.to(self.previous.dtype)
-        direction = (self.previous - current).sign_().to(torch.int8)
-        oscillated = direction * self.direction == -1
-        # bool * number is float32: momentum enters rounded, for float64 latents too, as published.
-        self.frequency.mul_(1.0 - momentum).add_(oscillated * momentum)
-        self.direction = torch.where(direction != 0, direction, self.direction)
-        self.previous = current
-        self.total += oscillated
+        seen = layout(code, code.new_ones(1))
+        state = (self.previous, self.direction, self.frequency, self.total)
+        # The share enters rounded to float32, for float64 latents too, as published.
+        share = float(torch.tensor(momentum, dtype=torch.float32))
+        advanced = kernels.run(_advance, seen.view(code), *(seen.view(one) for one in state), 1.0 - momentum, share)
+        self.previous, self.direction, self.frequency, self.total = (seen.restore(one, code) for one in advanced if one is not None)
 
     def average(self, code: Float[Tensor, "..."], momentum: float) -> None:
         """Takes the codes of one more step into their average.
@@ -107,3 +107,14 @@ def _fitting(saved: Tensor, site: WeightSite) -> Tensor:
         raise CheckpointError(f"oscillation state of {site.name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")
     dtype = compute_dtype(latent) if saved.is_floating_point() else saved.dtype
     return saved.to(device=latent.device, dtype=dtype, copy=True)
+
+
+def _advance(
+    code: Tensor, previous: Tensor, direction: Tensor, frequency: Tensor, total: Tensor, kept_share: float, share: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Takes one more step into a history, element by element: one pass over all of it where it is compiled."""
+    current = code.to(previous.dtype)
+    moved = (previous - current).sign().to(torch.int8)
+    oscillated = moved * direction == -1
+    frequency = frequency * kept_share + oscillated.to(frequency.dtype) * share
+    return current, torch.where(moved != 0, moved, direction), frequency, total + oscillated
