@@ -1,0 +1,42 @@
+"""Codes in one pass: those of the plain formula, whatever the size, the layout and the pins."""
+
+import pytest
+import torch
+
+from stillbit.numerics import grid as grids
+from stillbit.numerics.fake_quantize import codes
+from stillbit.numerics.grid import Grid
+from stillbit.numerics.kernels import FREE
+
+SIZES = [pytest.param(6, id="eager"), pytest.param(300, id="compiled", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("rows", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("scale_shape", "zero_point", "shift"),
+    [
+        pytest.param((1,), 0, 0.0, id="tensor"),
+        pytest.param((1,), torch.tensor([3.0]), 0.0, id="zero_point"),
+        pytest.param((-1, 1, 1), 0, 0.5, id="rows-half"),
+    ],
+)
+def test_codes_are_those_of_the_formula(rows, dtype, scale_shape, zero_point, shift):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 40, 8).to(dtype)
+    scale = torch.rand(tuple(rows if size == -1 else size for size in scale_shape)) + 0.1
+    grid = Grid(scale, zero_point, shift, low=-4, high=3)
+    found = codes(x, grid)
+    assert torch.equal(found, grids.code(x, grid))
+    assert found.dtype == grids.code(x, grid).dtype
+    pins = torch.full(x.shape, FREE, dtype=torch.int8)
+    pins[:, ::7] = 2
+    pinned = codes(x, grid, pins)
+    assert torch.equal(pinned, torch.where(pins == FREE, found, 2.0))
+
+
+def test_ties_go_to_the_even_position_and_keep_the_memory_order():
+    grid = Grid(torch.ones(1), torch.tensor([1.0]), 0.0, low=-4, high=3)
+    assert codes(torch.tensor([-1.5, -0.5, 0.5, 1.5]), grid).tolist() == [-1.0, 1.0, 1.0, 3.0]
+    x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert codes(x, grid).stride() == x.stride()
