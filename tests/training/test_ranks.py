@@ -1,7 +1,5 @@
 """Two gloo processes against one that accumulates their halves as micro-batches, in float64."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ from torch import Tensor
 
 from stillbit.training.checkpoint import read
 from stillbit.training.record import read_record
+from tests.launching import launch
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("runs.py")
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+SCRIPT = [str(Path(__file__).with_name("runs.py"))]
 STEPS = 40
 
 
@@ -23,10 +21,9 @@ STEPS = 40
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Run folders of one process and of two."""
     alone, both = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("both")
-    fixed = ["--method", "freezing", "--batch-size", "9", "--epochs", "2", "--precision", "fp64", "--trace"]
-    for launcher, folder, accumulation in (([], alone, 2), (TORCHRUN, both, 1)):
-        command = [sys.executable, *launcher, str(SCRIPT), str(folder), *fixed, "--accumulation", str(accumulation)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    fixed = ["--method", "freezing", "--batch-size", 9, "--epochs", 2, "--precision", "fp64", "--trace"]
+    launch(SCRIPT, alone, *fixed, "--accumulation", 2)
+    launch(SCRIPT, both, *fixed, "--accumulation", 1, ranks=2)
     return alone, both
 
 
@@ -43,9 +40,8 @@ def codes(folder: Path, rank: int) -> list[dict[str, tuple[Tensor, Tensor]]]:
 def test_losses_against_a_teacher_are_equal(tmp_path: Path) -> None:
     losses = []
     for ranks, accumulation in ((1, 2), (2, 1)):
-        launcher, folder = TORCHRUN if ranks == 2 else [], tmp_path / str(ranks)
-        fixed = ["--taught", "--batch-size", "9", "--precision", "fp64", "--accumulation", str(accumulation)]
-        subprocess.run([sys.executable, *launcher, str(SCRIPT), str(folder), *fixed], check=True, capture_output=True, timeout=300)
+        folder = tmp_path / str(ranks)
+        launch(SCRIPT, folder, "--taught", "--batch-size", 9, "--precision", "fp64", "--accumulation", accumulation, ranks=ranks)
         losses.append([event["loss"] for event in events(folder, "step")])
     assert len(losses[0]) == STEPS // 2
     assert losses[1] == pytest.approx(losses[0], rel=0, abs=1e-9)  # as below

@@ -2,8 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +9,18 @@ import torch
 from torch import Tensor
 
 from stillbit.training.checkpoint import read
+from tests.launching import execute
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("runs.py")
+SCRIPT = [str(Path(__file__).with_name("runs.py"))]
 STEPS = 20  # of 2 x 9 images, out of 360
 
 
 def start(folder: Path, *options: str, ranks: int = 1) -> int:
     """Run the script to its end, whatever that is; return its exit code."""
-    launcher = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else [])]
-    accumulation = 2 // ranks
-    fixed = ["--batch-size", "9", "--accumulation", str(accumulation), "--checkpoint-every", "3"]
-    done = subprocess.run([*launcher, str(SCRIPT), str(folder), *fixed, *options], capture_output=True, timeout=300, check=False)
-    return done.returncode
+    fixed = ["--batch-size", 9, "--accumulation", 2 // ranks, "--checkpoint-every", 3]
+    return execute(SCRIPT, folder, *fixed, *options, ranks=ranks).returncode
 
 
 def differences(first: object, second: object, path: str = "") -> list[str]:

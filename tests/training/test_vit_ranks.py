@@ -5,8 +5,6 @@ is the same number wherever it is taken; there is no batch norm, and all begin f
 micro-batches: LSQ's gradient factor is of the images that a process sees at once.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +15,11 @@ from torch import Tensor
 from stillbit.numerics.kernels import FREE
 from stillbit.training.record import read_record
 from tests.equality import assert_equal
+from tests.launching import launch
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = ["-m", "tests.training.vit_runs"]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 STEPS = 40
 STAGE = STEPS // 2  # steps of each stage
 PRODUCTS = ("blocks.0.attn.qk", "blocks.1.attn.qk")
@@ -46,9 +43,8 @@ def method(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def runs(method: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folders = Runs(tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("both"))
-    for launcher, folder, accumulation in (([], folders.alone, 2), (TORCHRUN, folders.both, 1)):
-        command = [sys.executable, *launcher, *SCRIPT, str(folder), "--method", method, "--accumulation", str(accumulation)]
-        subprocess.run(command, check=True, capture_output=True, timeout=300, cwd=ROOT)
+    launch(SCRIPT, folders.alone, "--method", method, "--accumulation", 2)
+    launch(SCRIPT, folders.both, "--method", method, "--accumulation", 1, ranks=2)
     return folders
 
 
