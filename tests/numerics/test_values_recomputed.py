@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from stillbit.modules.shift import Shifted
 from stillbit.numerics.fake_quantize import values_recomputed
@@ -99,6 +101,46 @@ def test_some_values_are_saved_as_they_are(make: Callable[[], Quantizer]) -> Non
 def _keeping(quantizer: LSQ) -> LSQ:
     quantizer.recompute = False
     return quantizer
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        pytest.param(lambda run, x: checkpoint(run, x, use_reentrant=False), id="checkpoint"),
+        pytest.param(lambda run, x: checkpoint(run, x, use_reentrant=True), id="reentrant"),
+        pytest.param(lambda run, x: _saved_on_cpu(run, x), id="save_on_cpu"),
+    ],
+)
+def test_activation_checkpointing_and_saving_elsewhere_go_on_around_it(around: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 3}
+    model = timm.create_model("deit_tiny_patch16_224", **size)
+    images = torch.randn(2, 3, 16, 16)
+    prepare(model, QuantConfig.for_vit("W3A3"), example=images)
+    calibrate(model, [(images,)])
+    leaf = images.clone().requires_grad_()
+    plain = torch.autograd.grad(model(leaf).square().sum(), [leaf])
+    model(leaf).square().sum().backward()
+    wanted = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    leaf.grad = None
+    around(model, leaf).square().sum().backward()
+    assert torch.equal(leaf.grad, plain[0])
+    assert all(torch.equal(parameter.grad, gradient) for parameter, gradient in zip(model.parameters(), wanted, strict=True))
+
+
+def test_hooks_around_it_see_what_is_saved_as_it_is() -> None:
+    latent, weight = torch.randn(4, 6, requires_grad=True), torch.randn(5, 6, requires_grad=True)
+    x = ready()(latent)
+    with saved_storages() as seen, values_recomputed(x):
+        linear(x, weight)
+    assert weight.untyped_storage().data_ptr() in seen
+    assert x.untyped_storage().data_ptr() not in seen
+
+
+def _saved_on_cpu(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    with torch.autograd.graph.save_on_cpu():
+        return run(x)
 
 
 def test_a_graph_can_be_walked_twice() -> None:

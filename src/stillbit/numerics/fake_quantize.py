@@ -12,7 +12,7 @@ rest in backward.
     tensor([-1.4000])
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -68,34 +68,6 @@ def fake_quantize(
     return output
 
 
-@torch.no_grad()
-def codes(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
-    """Gives the integer codes of `x` as a float tensor, in one pass: those whose values `fake_quantize` gives, rounded half to even.
-
-    Args:
-        x: Latents.
-        grid: The grid.
-        pins: As of `fake_quantize`.
-
-    Returns:
-        Codes, zero point included, in the shape and memory order of `x`; float32, or float64 for float64 latents.
-    """
-    seen, dtype = layout(x, grid.scale), compute_dtype(x)
-    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
-    (found,) = kernels.run(
-        kernels.codes,
-        seen.view(x),
-        seen.view_scale(grid.scale).to(dtype),
-        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
-        None if pins is None else seen.view(pins),
-        grid.shift or None,
-        float(grid.low),
-        float(grid.high),
-    )
-    assert found is not None
-    return seen.restore(found, x)
-
-
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
 
@@ -109,15 +81,33 @@ def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     if torch.compiler.is_compiling():
         return nullcontext()
     recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values}
-    found = {address: recipe for address, recipe in recipes.items() if recipe is not None}
+    # Tensors without memory (empty, or on the meta device) all have the address 0.
+    found = {address: recipe for address, recipe in recipes.items() if recipe is not None and address != 0}
     if not found:
         return nullcontext()
 
-    def pack(saved: Tensor) -> Tensor | _Packed:
+    surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+    def pack(saved: Tensor) -> _Packed | _PackedAround | Tensor:
         recipe = found.get(saved.data_ptr())
-        return saved if recipe is None else _Packed(recipe, saved.size(), saved.stride(), int(saved.storage_offset()))
+        if recipe is not None:
+            return _Packed(recipe, saved.size(), saved.stride(), int(saved.storage_offset()))
+        if surrounding is None:
+            return saved
+        pack_around, unpack_around = surrounding
+        return _PackedAround(pack_around(saved), unpack_around)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+
+class _PackedAround(NamedTuple):
+    """A tensor that is saved as the hooks around this context want it: activation checkpointing, saving on the CPU.
+
+    Torch asks the innermost hooks alone.
+    """
+
+    packed: Any
+    unpack: Callable[[Any], Tensor]
 
 
 class _Recipe(NamedTuple):
@@ -149,17 +139,24 @@ def _recipe(node: Any) -> _Recipe | None:
     return None if of_values is None or bias is None else _Recipe(of_values.node, bias, bias._version)
 
 
-def _unpack(packed: Tensor | _Packed) -> Tensor:
+def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
     if isinstance(packed, Tensor):
         return packed
+    if isinstance(packed, _PackedAround):
+        return packed.unpack(packed.packed)
     node, bias, bias_version = packed.recipe
     if bias is not None and bias._version != bias_version:  # what autograd checks of tensors that it saves
         raise RuntimeError("a learned shift was modified by an inplace operation between forward and backward")
-    x, scale, zero_point, pins, _ = node.saved_tensors
+    x, scale, zero_point, pins, _ = node.unpacked = _saved_tensors(node)
     values, _ = _values(x, scale, zero_point, pins, node.options)
     with torch.no_grad():
         values = values if bias is None else values + bias
     return values.as_strided(packed.size, packed.stride, packed.offset)
+
+
+def _saved_tensors(node: Any) -> Any:
+    """Gives what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
+    return node.saved_tensors if node.unpacked is None else node.unpacked
 
 
 class _Options(NamedTuple):
@@ -206,13 +203,14 @@ class _FakeQuantize(torch.autograd.Function):
         del value_zero_point  # equal numbers; it only takes its own gradient
         value, kept = _values(x, scale, zero_point, pins, options)
         ctx.save_for_backward(x, scale, zero_point, pins, kept)
-        ctx.options = options
+        ctx.options, ctx.unpacked = options, None
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, pins, kept = ctx.saved_tensors
+        x, scale, zero_point, pins, kept = _saved_tensors(ctx)
+        ctx.unpacked = None
         options: _Options = ctx.options
         seen, dtype = layout(x, scale), compute_dtype(x)
         to_latent, *to_grid = kernels.run(
