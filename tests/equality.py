@@ -3,7 +3,7 @@
 import torch
 
 
-def assert_equal(there: object, here: object, path: str) -> None:
+def assert_equal(there: object, here: object, path: str = "") -> None:
     """Asserts that two nested structures hold equal tensors and numbers; names the first that differs."""
     if isinstance(there, torch.Tensor):
         assert isinstance(here, torch.Tensor)

@@ -3,9 +3,7 @@
 import pytest
 import torch
 
-from stillbit.numerics import grid as grids
-from stillbit.numerics.fake_quantize import codes
-from stillbit.numerics.grid import Grid
+from stillbit.numerics.grid import Grid, code
 from stillbit.numerics.kernels import FREE
 
 SIZES = [pytest.param(6, id="eager"), pytest.param(300, id="compiled", marks=pytest.mark.slow)]
@@ -26,17 +24,19 @@ def test_codes_are_those_of_the_formula(rows, dtype, scale_shape, zero_point, sh
     x = torch.randn(rows, 40, 8).to(dtype)
     scale = torch.rand(tuple(rows if size == -1 else size for size in scale_shape)) + 0.1
     grid = Grid(scale, zero_point, shift, low=-4, high=3)
-    found = codes(x, grid)
-    assert torch.equal(found, grids.code(x, grid))
-    assert found.dtype == grids.code(x, grid).dtype
+    found = code(x, grid)
+    precise = x.to(torch.promote_types(dtype, torch.float32))
+    formula = ((precise / scale.to(precise.dtype) - shift).round() + zero_point).clamp(-4, 3)
+    assert torch.equal(found, formula)
+    assert found.dtype == precise.dtype
     pins = torch.full(x.shape, FREE, dtype=torch.int8)
     pins[:, ::7] = 2
-    pinned = codes(x, grid, pins)
+    pinned = code(x, grid, pins)
     assert torch.equal(pinned, torch.where(pins == FREE, found, 2.0))
 
 
 def test_ties_go_to_the_even_position_and_keep_the_memory_order():
     grid = Grid(torch.ones(1), torch.tensor([1.0]), 0.0, low=-4, high=3)
-    assert codes(torch.tensor([-1.5, -0.5, 0.5, 1.5]), grid).tolist() == [-1.0, 1.0, 1.0, 3.0]
+    assert code(torch.tensor([-1.5, -0.5, 0.5, 1.5]), grid).tolist() == [-1.0, 1.0, 1.0, 3.0]
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
-    assert codes(x, grid).stride() == x.stride()
+    assert code(x, grid).stride() == x.stride()

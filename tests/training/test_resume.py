@@ -5,10 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-import torch
-from torch import Tensor
 
 from stillbit.training.checkpoint import read
+from tests.equality import assert_equal
 from tests.launching import execute
 
 pytestmark = pytest.mark.slow
@@ -23,17 +22,6 @@ def start(folder: Path, *options: str, ranks: int = 1) -> int:
     return execute(SCRIPT, folder, *fixed, *options, ranks=ranks).returncode
 
 
-def differences(first: object, second: object, path: str = "") -> list[str]:
-    """Name whatever is not bitwise equal in two checkpoints."""
-    if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
-        return [found for key in first for found in differences(first[key], second[key], f"{path}/{key}")]
-    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
-        return [found for index, pair in enumerate(zip(first, second, strict=True)) for found in differences(*pair, f"{path}/{index}")]
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return [] if torch.equal(first, second) else [path]
-    return [] if first == second else [path]
-
-
 @pytest.mark.parametrize(("method", "ranks"), [("float", 1), ("dampening", 1), ("freezing", 1), ("freezing", 2)])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, ranks: int) -> None:
     options = ("--method", method)
@@ -43,4 +31,4 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, rank
     assert killed == (-signal.SIGKILL if ranks == 1 else 1)  # torchrun reports the death of its children by 1
     assert read(tmp_path / "killed" / "last.pt")["position"]["step"] < max(step, 1)
     assert start(tmp_path / "killed", *options, "--resume", ranks=ranks) == 0
-    assert differences(read(tmp_path / "whole" / "last.pt"), read(tmp_path / "killed" / "last.pt")) == []
+    assert_equal(read(tmp_path / "whole" / "last.pt"), read(tmp_path / "killed" / "last.pt"))

@@ -11,8 +11,11 @@ value `scale * (code - zero_point + shift)`. Every quantizer of this library is 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
+
+from stillbit.numerics import kernels
+from stillbit.numerics.layout import layout
 
 SCALE_FLOOR = 1e-8  # the smallest scale of any grid, and the smallest upper limit of any range
 
@@ -50,15 +53,36 @@ def position(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
     return quotient - grid.shift if grid.shift else quotient
 
 
-def code(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
-    """Gives the integer code of a latent as a float tensor, zero point included. No gradient; the code of NaN is NaN.
+@torch.no_grad()
+def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+    """Gives the integer code of a latent as a float tensor, zero point and pins included, in one pass; the code of NaN is NaN.
+
+    Args:
+        x: Latents.
+        grid: The grid.
+        pins: The code that holds, or -128 where the latent decides; None where none does.
+
+    Returns:
+        Codes, rounded half to even, without gradient, in the shape and memory order of `x`; float32, or float64 for float64 latents.
 
     >>> grid = Grid(torch.tensor(0.5), zero_point=0, shift=0.0, low=-4, high=3)
     >>> code(torch.tensor([-9.0, 0.24, 0.25, 0.75, 1.25]), grid)
     tensor([-4.,  0.,  0.,  2.,  2.])
     """
-    with torch.no_grad():
-        return (position(x, grid).round() + grid.zero_point).clamp(grid.low, grid.high)
+    seen, dtype = layout(x, grid.scale), compute_dtype(x)
+    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
+    (found,) = kernels.run(
+        kernels.code,
+        seen.view(x),
+        seen.view_scale(grid.scale).to(dtype),
+        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+        None if pins is None else seen.view(pins),
+        grid.shift or None,
+        float(grid.low),
+        float(grid.high),
+    )
+    assert found is not None
+    return seen.restore(found, x)
 
 
 def value(code: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:

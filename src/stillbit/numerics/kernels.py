@@ -71,7 +71,7 @@ def forward(
     return value.to(x.dtype), kept
 
 
-def codes(
+def code(
     x: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,

@@ -46,6 +46,7 @@ class Policy:
         logits: Whether the last layer's output is quantized.
         integer: Whether everything an integer runtime needs is quantized too, at 8 bits.
         first_input_bits: Width of what the first layer reads, the image; None leaves it in full precision.
+        biased_as_published: Whether the published code gives every layer a bias; `published` then adds those that are missing.
         known_signs: Whether the sign of an activation follows from where it comes from, rather than from calibration data.
     """
 
@@ -57,6 +58,7 @@ class Policy:
     logits: bool = False
     integer: bool = False
     first_input_bits: int | None = None
+    biased_as_published: bool = False
     known_signs: bool = False
 
 
@@ -68,7 +70,15 @@ POLICIES: dict[str, Policy] = {
     "all": Policy(inputs=False, logits=True),
     "fc4": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, logits=True),
     "fc4_dw8": Policy(inputs=False, first_weight_bits=8, last_weight_bits=4, depthwise_weight_bits=8, logits=True),
-    "vit": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, first_input_bits=8, known_signs=True),
+    "vit": Policy(
+        inputs=True,
+        first_weight_bits=8,
+        last_weight_bits=8,
+        last_input_bits=8,
+        first_input_bits=8,
+        biased_as_published=True,
+        known_signs=True,
+    ),
 }
 QUANTIZERS = ("lsq", "fixed", "statsq")
 ATTENTIONS = ("float", "plain", "qkr")

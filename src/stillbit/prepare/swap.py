@@ -13,7 +13,7 @@ from stillbit.prepare.granularity import layer_input_quantizer
 from stillbit.prepare.layers import is_unsupported, layer_kind, quantized_type, scale_shape
 from stillbit.prepare.outputs import attach_outputs, plan_outputs
 from stillbit.prepare.plan import LayerPlan, plan_layers
-from stillbit.prepare.policy import FLOAT_BITS, QuantConfig
+from stillbit.prepare.policy import FLOAT_BITS, POLICIES, QuantConfig
 from stillbit.prepare.rollback import structure_restored_on_error
 from stillbit.prepare.trace import Trace, trace_example
 from stillbit.quantizers.base import Quantizer
@@ -112,8 +112,8 @@ def _swap(model: nn.Module, name: str, plan: LayerPlan, trace: Trace, config: Qu
         shape = trace.shapes.get(name, ())  # a layer that the example never calls is refused below
         input_quantizer = layer_input_quantizer(layer, shape, plan.input_bits, config, signed=plan.signed).to(weight.device)
     quantized = adopt(kind, layer, input_quantizer=input_quantizer, weight_quantizer=weight_quantizer.to(weight.device))
-    if config.published and config.policy == "vit" and layer._parameters.get("bias") is None:
-        quantized.register_parameter("bias", nn.Parameter(weight.new_zeros(weight.shape[0])))  # published linear layers have one
+    if config.published and POLICIES[config.policy].biased_as_published and layer._parameters.get("bias") is None:
+        quantized.register_parameter("bias", nn.Parameter(weight.new_zeros(weight.shape[0])))
     replace_module(model, layer, quantized)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics import gate as gates
 from stillbit.numerics import grid as grids
-from stillbit.numerics.fake_quantize import codes, fake_quantize
+from stillbit.numerics.fake_quantize import fake_quantize
 from stillbit.numerics.gate import Gate
 from stillbit.numerics.grid import Grid, Range, code_limits, fit_range
 from stillbit.numerics.kernels import BANDS, FREE
@@ -136,7 +136,7 @@ class Quantizer(nn.Module, ABC):
     def code(self, x: Tensor) -> Tensor:
         """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
         self._require_range()
-        return codes(x, self.grid(x), self.pins)
+        return grids.code(x, self.grid(x), self.pins)
 
     @final
     @torch.no_grad()

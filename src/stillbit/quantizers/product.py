@@ -4,7 +4,7 @@ Source: "Oscillation-free Quantization for Low-bit Vision Transformers" (ICML 20
 """
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -46,12 +46,12 @@ def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
 class ProductSite:
     """The products of query and key weights. They are derived: single elements cannot be written."""
 
+    writable: ClassVar[bool] = False
     name: str
     quantizer: Quantizer
     parameter: Parameter
     num_heads: int
     output_axis: int = 0
-    writable: Final[bool] = False
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:

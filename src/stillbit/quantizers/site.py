@@ -6,7 +6,7 @@ A plain site is a weight, or some rows of one, and its quantizer. A derived site
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class WeightSite(Protocol):
 class ParameterSite:
     """A weight that is quantized as it stands."""
 
+    writable: ClassVar[bool] = True
     name: str
     quantizer: Quantizer
     parameter: Parameter
@@ -61,11 +62,6 @@ class ParameterSite:
     def parameters(self) -> tuple[Parameter, ...]:
         """The weight."""
         return (self.parameter,)
-
-    @property
-    def writable(self) -> bool:
-        """Always."""
-        return True
 
     def latent(self) -> Tensor:
         """Gives the weight."""
@@ -89,6 +85,7 @@ class ParameterSite:
 class SliceSite:
     """Some rows of a weight, quantized by themselves: the value projection within a joint projection of query, key and value."""
 
+    writable: ClassVar[bool] = True
     name: str
     quantizer: Quantizer
     parameter: Parameter
@@ -100,11 +97,6 @@ class SliceSite:
     def parameters(self) -> tuple[Parameter, ...]:
         """The whole weight."""
         return (self.parameter,)
-
-    @property
-    def writable(self) -> bool:
-        """Always."""
-        return True
 
     def latent(self) -> Tensor:
         """Gives the rows `first` to `last`, the latter excluded; a view."""
