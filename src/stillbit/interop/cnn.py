@@ -10,6 +10,8 @@ its Sequential; here they are three modules.
 | `weight_quantizer.quantizer`                       | `weight_quantizer`                              |
 | `activation_quantizer.quantizer`, of the layer's input | `input_quantizer`                           |
 | `_delta`, `_zero_float`, `_signed` of a quantizer  | `scale`, `zero_point`, `signed`                 |
+
+`_zero_float` and `_signed` stand in no file that this project has: a checkpoint that names them otherwise is refused, not guessed at.
 """
 
 import re
