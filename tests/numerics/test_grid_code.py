@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stillbit.numerics.fake_quantize import fake_quantize
 from stillbit.numerics.grid import Grid, code
 from stillbit.numerics.kernels import FREE
 
@@ -40,3 +41,11 @@ def test_ties_go_to_the_even_position_and_keep_the_memory_order():
     assert code(torch.tensor([-1.5, -0.5, 0.5, 1.5]), grid).tolist() == [-1.0, 1.0, 1.0, 3.0]
     x = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
     assert code(x, grid).stride() == x.stride()
+
+
+def test_a_whole_number_as_zero_point_counts_in_codes_and_in_values():
+    x, scale = torch.tensor([-1.0, 0.0, 0.6, 9.0]), torch.tensor([0.5])
+    of_number, of_tensor = Grid(scale, 2, 0.0, low=0, high=7), Grid(scale, torch.tensor([2.0]), 0.0, low=0, high=7)
+    assert code(x, of_number).tolist() == [0.0, 2.0, 3.0, 7.0]
+    assert torch.equal(code(x, of_number), code(x, of_tensor))
+    assert fake_quantize(x, of_number).tolist() == [-1.0, 0.0, 0.5, 2.5]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import Grid, compute_dtype
+from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
 from stillbit.numerics.kernels import Variant
 from stillbit.numerics.layout import layout
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
@@ -59,7 +59,7 @@ def fake_quantize(
     Raises:
         StillbitError: If the scale does not fit the latents' shape.
     """
-    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
+    zero_point = zero_point_of(grid)
     value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
     random = training and isinstance(rounding, Stochastic)
     shift, low, high = grid.shift or None, float(grid.low), float(grid.high)

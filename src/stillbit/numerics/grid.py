@@ -53,6 +53,13 @@ def position(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
     return quotient - grid.shift if grid.shift else quotient
 
 
+def zero_point_of(grid: Grid) -> Tensor | None:
+    """Gives a grid's zero point in the scale's shape, or None where it is 0."""
+    if isinstance(grid.zero_point, Tensor):
+        return grid.zero_point
+    return torch.full_like(grid.scale, grid.zero_point, requires_grad=False) if grid.zero_point else None
+
+
 @torch.no_grad()
 def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
     """Gives the integer code of a latent as a float tensor, zero point and pins included, in one pass; the code of NaN is NaN.
@@ -70,7 +77,7 @@ def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None =
     tensor([-4.,  0.,  0.,  2.,  2.])
     """
     seen, dtype = layout(x, grid.scale), compute_dtype(x)
-    zero_point = grid.zero_point if isinstance(grid.zero_point, Tensor) else None
+    zero_point = zero_point_of(grid)
     (found,) = kernels.run(
         kernels.code,
         seen.view(x),
