@@ -46,6 +46,14 @@ def test_images_are_normalized_on_the_device() -> None:
     assert images.unique().tolist() == [2.0]  # (1 - 0.5) / 0.25
 
 
+def test_normalization_rounds_twice() -> None:
+    """Each result is that of one subtraction and one division, whatever makes it faster."""
+    data = as_data(Numbers(pixels, lambda _: 0))
+    images = torch.cat([images for images, _ in validation_batches(data, CPU)])
+    pixel = torch.tensor([0.0, 2, 3, 4, 5, 7])
+    assert torch.equal(images[:, 0, 0, 0], (pixel - 127.5) / 63.75)
+
+
 def test_float_images_are_taken_as_they_are() -> None:
     data = as_data(Numbers(lambda _: torch.full((3, 2, 2), 0.75), lambda _: 0))
     images, _ = next(iter(validation_batches(data, CPU)))

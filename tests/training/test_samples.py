@@ -79,6 +79,18 @@ def test_collate_sets_broken_images_aside() -> None:
     assert batch.broken == (broken,)
 
 
+@pytest.mark.parametrize(("value", "found"), [(float("nan"), 1), (float("inf"), 1), (3e38, None)], ids=["nan", "inf", "sum-overflows"])
+def test_collate_finds_the_first_image_that_is_not_finite(value: float, found: int | None) -> None:
+    images = [torch.zeros(1, 2, 2), *[torch.full((1, 2, 2), value)] * 2]
+    assert collate([(image, 0) for image in images]).nonfinite == found
+
+
+@pytest.mark.parametrize("worker", [None, object()], ids=["training-process", "worker"])
+def test_a_worker_collates_into_shared_memory(worker: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: worker)
+    assert collate([(torch.zeros(1, 2, 2, dtype=torch.uint8), 0)]).images.is_shared() == (worker is not None)
+
+
 def test_collate_of_nothing_whole_is_empty() -> None:
     batch = collate([Broken("b.jpg", "cut")])
     assert len(batch.images) == len(batch.labels) == 0

@@ -78,8 +78,9 @@ class Batches:
             images = batch.images.to(self._device, non_blocking=True)
             raw = images.dtype == torch.uint8
             images = images.to(self._dtype, memory_format=self._memory_format)
-            labels = batch.labels.to(self._device, non_blocking=True)
-            yield (images - self._mean) / self._std if raw else images, labels
+            if raw:
+                images.sub_(self._mean).div_(self._std)
+            yield images, batch.labels.to(self._device, non_blocking=True)
 
     def _check(self, batch: Batch, number: int) -> None:
         if len(batch.labels) == 0:
@@ -89,9 +90,8 @@ class Batches:
         if len(wrong):
             allowed = f"0 to {self._num_classes - 1}"
             raise DataError(f"batch {number}: label {wrong[0].item()} given, allowed: {allowed}")
-        if batch.images.is_floating_point() and not batch.images.isfinite().all():
-            position = batch.images.isfinite().flatten(1).all(1).logical_not().nonzero()[0].item()
-            raise DataError(f"batch {number}: image {position} holds a value that is not finite")
+        if batch.nonfinite is not None:
+            raise DataError(f"batch {number}: image {batch.nonfinite} holds a value that is not finite")
 
 
 def calibration_batches(data: Data, device: torch.device, *, seed: int, rank: int = 0, world: int = 1) -> Batches:
