@@ -1,15 +1,25 @@
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from stillbit.numerics import compiling
+from stillbit.oscillation import Annealing
+from stillbit.prepare import QuantConfig, calibrate, prepare
+from stillbit.training import step as step_module
 from stillbit.training.augment import AugmentConfig
 from stillbit.training.config import TrainingConfig
 from stillbit.training.objective import Objective
 from stillbit.training.processes import start_processes
-from stillbit.training.step import Stepper
+from stillbit.training.step import HostCopy, Stepper
 
 CLASSES, IMAGES = 5, 8
+aten = torch.ops.aten
 
 
 class Logits(nn.Module):
@@ -23,7 +33,24 @@ class Logits(nn.Module):
         return self.logits + 0.0 * images.sum()
 
 
-def stepper(model: Logits, augment: AugmentConfig, **settings: object) -> Stepper:
+class NothingCrosses(TorchDispatchMode):
+    """Refuses whatever makes the host wait for a device: reading a tensor's number, and arithmetic on a tensor made from a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_the_host: list[Tensor] = []  # the host may read these, for instance to round a number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func == aten.lift_fresh.default:
+            self.of_the_host.append(result)
+        else:
+            known = any(arg is own for arg in tree_leaves(args) for own in self.of_the_host)
+            assert known == (func == aten._local_scalar_dense.default), f"{func} in a step"
+        return result
+
+
+def stepper(model: nn.Module, augment: AugmentConfig, **settings: object) -> Stepper:
     config = TrainingConfig(device="cpu", precision="fp64", **settings)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -82,3 +109,43 @@ def test_the_signal_of_any_rank_is_told_to_all() -> None:
     model = Logits()
     for told in (False, True):
         assert stepper(model, AugmentConfig()).accumulate(1, iter(batches(1)), told_to_stop=told).told_to_stop == told
+
+
+def test_figures_leave_the_device_before_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Noted(HostCopy):
+        def __init__(self, values: Tensor) -> None:
+            order.append("leave")
+            super().__init__(values)
+
+        def tolist(self) -> list[float]:
+            order.append("arrive")
+            return super().tolist()
+
+    monkeypatch.setattr(step_module, "HostCopy", Noted)
+    model = Logits()
+    model.logits.register_hook(lambda _: order.append("backward"))
+    stepper(model, AugmentConfig(), accumulation=3).accumulate(1, iter(batches(3)))
+    assert order == ["backward", "backward", "leave", "backward", "arrive"]
+
+
+@pytest.mark.parametrize("method", ["tracking", "dampening", "dampening_in_loss", "freezing", "annealing"])
+def test_nothing_but_the_figures_crosses_to_the_host(runs: ModuleType, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiling, "_compiler_works", False)  # what is compiled cannot be watched
+    model = runs.tiny_model()
+    images = torch.rand(16, 1, 8, 8)
+    prepare(model, QuantConfig.parse("W3A3"), example=images[:1])
+    calibrate(model, [(images,)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)  # Adam counts its steps on the host
+    methods = [Annealing(model)] if method == "annealing" else runs.build_method(method, model, steps=8)
+    for one in methods:
+        one.attach(optimizer)
+    config = runs.training_config(clip_gradient_norm=1.0)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    augment = AugmentConfig(mixup=0.2, cutmix=1.0)
+    taken = Stepper(model, optimizer, scaler, start_processes(config), config, augment, Objective(10), methods)
+    with NothingCrosses():
+        for number in range(1, 5):
+            taken.accumulate(number, iter([(images, torch.zeros(16, dtype=torch.int64))] * 2))
+            taken.update()

@@ -83,7 +83,7 @@ def _measure(model: nn.Module, images: Tensor, labels: Tensor, num_classes: int)
     loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
     ranked = logits.topk(min(5, num_classes), dim=1).indices
     hits = (ranked == labels[:, None]).double()
-    return torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_tensor(len(labels))])
+    return torch.stack([loss, hits[:, 0].sum(), hits.sum(), loss.new_full((), len(labels))])
 
 
 def _sum_over_ranks(sums: list[Tensor]) -> list[float]:

@@ -63,7 +63,7 @@ class Stepper:
         self._learned = [module for module in network.modules() if isinstance(module, LSQ)]
 
     def accumulate(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], *, told_to_stop: bool = False) -> StepFigures:
-        """Compute the gradients of a step.
+        """Compute the gradients of a step. Its figures leave the device before the last backward pass, whose time covers their way.
 
         Args:
             step: Its number, counted from 1.
@@ -74,12 +74,19 @@ class Stepper:
             The mean loss (without penalties) and counts.
         """
         self._optimizer.zero_grad()
-        micro_batches = [self._micro_batch(step, number, batches) for number in range(self._config.accumulation)]
-        sums = torch.stack(micro_batches).sum(0)
-        flag = sums.new_tensor([float(told_to_stop)])
-        loss, correct, images, flags = self._accelerator.reduce(torch.cat([sums, flag]), reduction="sum").tolist()
+        measured: list[Tensor] = []
+        last = self._config.accumulation - 1
+        for number in range(last + 1):
+            batch = self.mix_and_seed(step, number, *next(batches))
+            with self._synchronized(number == last):
+                loss, heads = self._forward(batch)
+                measured.append(_measure(loss, heads, batch))
+                if number == last:
+                    sums = self._sum_over_ranks(measured, told_to_stop)
+                self._scaler.scale((loss + self._penalty(step)) / self._config.accumulation).backward()  # type: ignore[no-untyped-call]
+        total_loss, correct, images, flags = sums.tolist()
         num_micro_batches = self._config.accumulation * self._accelerator.num_processes
-        return StepFigures(loss / num_micro_batches, correct, images, flags > 0)
+        return StepFigures(total_loss / num_micro_batches, correct, images, flags > 0)
 
     def update(self) -> None:
         """Clip the gradients, step, and keep scales from drifting below what forward would use."""
@@ -108,16 +115,15 @@ class Stepper:
         seed_all(seed)
         return mix(images, labels, self._augment, seed)
 
-    def _micro_batch(self, step: int, number: int, batches: Iterator[tuple[Tensor, Tensor]]) -> Tensor:
-        images, labels = next(batches)
-        batch = self.mix_and_seed(step, number, images, labels)
-        with self._synchronized(number == self._config.accumulation - 1):
-            with autocast(self._config, images.device):
-                heads = Heads.of(self._network(batch.images))
-            loss = self._objective.loss(heads, batch)
-            self._scaler.scale((loss + self._penalty(step)) / self._config.accumulation).backward()  # type: ignore[no-untyped-call]
-        correct = (heads.prediction.argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach().double(), correct.double(), loss.new_tensor(len(batch.labels)).double()])
+    def _forward(self, batch: Mixed) -> tuple[Tensor, Heads]:
+        with autocast(self._config, batch.images.device):
+            heads = Heads.of(self._network(batch.images))
+        return self._objective.loss(heads, batch), heads
+
+    def _sum_over_ranks(self, measured: list[Tensor], told_to_stop: bool) -> "HostCopy":
+        sums = torch.stack(measured).sum(0)
+        flag = sums.new_full((1,), float(told_to_stop))
+        return HostCopy(self._accelerator.reduce(torch.cat([sums, flag]), reduction="sum"))
 
     def _penalty(self, step: int) -> Tensor | float:
         penalties = [method.penalty(step) for method in self._methods if getattr(method, "in_loss", False)]
@@ -127,3 +133,28 @@ class Stepper:
         # Gradients are averaged over the ranks once a step, in its last backward pass.
         context: AbstractContextManager[Any] = nullcontext() if last else self._accelerator.no_sync(self._network)
         return context
+
+
+class HostCopy:
+    """Numbers on their way from the device: made before work is launched and read after it, the device goes on with that work meanwhile.
+
+    Args:
+        values: Any tensor. One on CUDA begins to move at once; of any other device, reading waits for all that was launched.
+    """
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values.to("cpu", non_blocking=True) if values.is_cuda else values
+        self._arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
+
+    def tolist(self) -> list[float]:
+        """Wait for the numbers, and return them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        numbers: list[float] = self._values.tolist()
+        return numbers
+
+
+def _measure(loss: Tensor, heads: Heads, batch: Mixed) -> Tensor:
+    # Filled, not copied from the host: a copy out of ordinary memory makes the host wait for the device.
+    correct = (heads.prediction.argmax(1) == batch.labels).sum()
+    return torch.stack([loss.detach().double(), correct.double(), loss.new_full((), len(batch.labels), dtype=torch.float64)])
