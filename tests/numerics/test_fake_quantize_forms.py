@@ -133,3 +133,20 @@ def test_vmap_is_refused() -> None:
     grid = Grid(torch.tensor([0.5]), 0, 0.0, -4, 3)
     with pytest.raises(RuntimeError, match="functorch"):
         torch.vmap(lambda row: fake_quantize(row, grid))(torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("limits", [(0.0, 6.0), (0.0, math.inf)], ids=["relu6", "relu"])
+@pytest.mark.parametrize("grid_limits", [(0, 15), (-8, 7)], ids=["unsigned", "signed"])
+def test_clipping_first_is_the_same_as_an_activation_before(limits: tuple[float, float], grid_limits: tuple[int, int]) -> None:
+    results = []
+    for folded in (True, False):
+        x = torch.cat([torch.tensor([0.0, 6.0, -0.1, 6.1]), 4 * torch.randn(200, generator=torch.Generator().manual_seed(0))])
+        x.requires_grad_()
+        scale = torch.tensor([0.3], requires_grad=True)
+        grid = Grid(scale, 0, 0.0, *grid_limits)
+        clipped = x if folded else (torch.relu(x) if limits[1] == math.inf else torch.nn.functional.relu6(x))
+        output = fake_quantize(clipped, grid, clip=limits if folded else None)
+        output.backward(torch.linspace(-1, 1, len(x)))
+        results.append((output.detach(), x.grad, scale.grad))
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)

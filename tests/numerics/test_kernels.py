@@ -1,6 +1,7 @@
 """The compiled kernels against their eager twins, and how many of them a model needs."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -36,12 +37,17 @@ def num_compiled() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def run(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, rounding: Rounding) -> tuple[Tensor, ...]:
+Clip = tuple[float, float] | None
+
+
+def run(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, rounding: Rounding, clip: Clip = None
+) -> tuple[Tensor, ...]:
     """Gives values and gradients."""
     torch.manual_seed(0)
     learned = [tensor.detach().requires_grad_() for tensor in (x, scale, zero_point) if tensor is not None]
     grid = Grid(learned[1], 0 if zero_point is None else learned[2], 0.0, *((-8, 7) if zero_point is None else (0, 15)))
-    output = fake_quantize(learned[0], grid, pins=pins, rounding=rounding)
+    output = fake_quantize(learned[0], grid, pins=pins, rounding=rounding, clip=clip)
     return output.detach(), *torch.autograd.grad(output, learned, torch.randn_like(output))
 
 
@@ -117,6 +123,19 @@ def test_autocast_and_inference_mode_compile_their_own() -> None:
         with context:
             assert torch.equal(quantizer(x), expected)
     assert compiling._twin.cache_info().currsize == 3
+
+
+@pytest.mark.parametrize("clip", [(0.0, 6.0), (0.0, math.inf)], ids=["relu6", "relu"])
+def test_latents_are_clipped_in_the_same_compiled_pass(clip: tuple[float, float], request: pytest.FixtureRequest) -> None:
+    x = torch.randn(12, 20, 3, 3) * 4
+    x.view(-1)[:3] = torch.tensor([0.0, 6.0, torch.nan])
+    eager = run(x, torch.tensor([0.7]), None, None, STE(), clip)
+    request.getfixturevalue("_always_compiled")
+    before = num_compiled()
+    compiled = run(x, torch.tensor([0.7]), None, None, STE(), clip)
+    assert num_compiled() - before == 2
+    for found, expected in zip(compiled[:2], eager[:2], strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_small_tensors_are_not_worth_a_compiled_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ def fake_quantize(
     grid: Grid,
     *,
     pins: Tensor | None = None,
+    clip: tuple[float, float] | None = None,
     rounding: Rounding = _STE,
     band: str = "rounded",
     scale_gradient_factor: float = 1.0,
@@ -47,6 +48,7 @@ def fake_quantize(
         grid: The grid; its scale and zero point may require gradients.
         pins: int8 tensor of the shape of `x`: the code that holds, or -128 where the latent decides. A pinned latent gets no
             gradient, but passes its share of the scale's gradient.
+        clip: Limits that the latents are clipped to first, as ReLU and ReLU6 do: a latent on a limit or beyond gets no gradient.
         rounding: How the gradient passes the rounding.
         band: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
         scale_gradient_factor: Multiplies the gradients to scale and zero point (LSQ, arXiv 1902.08153, section 2.2).
@@ -62,8 +64,9 @@ def fake_quantize(
     zero_point = zero_point_of(grid)
     value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
     random = training and isinstance(rounding, Stochastic)
-    shift, low, high = grid.shift or None, float(grid.low), float(grid.high)
-    options = _Options(rounding, band, random, recompute and not random, scale_gradient_factor, shift, low, high)
+    clip_low, clip_high = clip or (None, None)
+    limits = _Limits(grid.shift or None, float(grid.low), float(grid.high), clip_low, clip_high)
+    options = _Options(rounding, band, random, recompute and not random, scale_gradient_factor, limits)
     output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, pins, options)
     return output
 
@@ -159,15 +162,23 @@ def _saved_tensors(node: Any) -> Any:
     return node.saved_tensors if node.unpacked is None else node.unpacked
 
 
+class _Limits(NamedTuple):
+    """The numbers that a kernel is told, in its order."""
+
+    shift: float | None
+    low: float
+    high: float
+    clip_low: float | None
+    clip_high: float | None
+
+
 class _Options(NamedTuple):
     rounding: Rounding
     band: str
     random: bool
     recompute: bool
     scale_gradient_factor: float
-    shift: float | None
-    low: float
-    high: float
+    limits: _Limits
 
 
 def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
@@ -181,9 +192,7 @@ def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | 
         None if zero_point is None else seen.view_scale(zero_point).to(dtype),
         None if pins is None else seen.view(pins),
         torch.rand_like(view, dtype=dtype) if options.random else None,
-        options.shift,
-        options.low,
-        options.high,
+        *options.limits,
     )
     assert value is not None
     return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
@@ -221,9 +230,7 @@ class _FakeQuantize(torch.autograd.Function):
             None if zero_point is None else seen.view_scale(zero_point).to(dtype),
             None if pins is None else seen.view(pins),
             kept,
-            options.shift,
-            options.low,
-            options.high,
+            *options.limits,
             Variant(options.rounding, options.band, any(ctx.needs_input_grad[1:4]), seen.reduced),
         )
         assert to_latent is not None

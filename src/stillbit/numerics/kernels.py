@@ -45,6 +45,8 @@ def forward(
     shift: float | None,
     low: float,
     high: float,
+    clip_low: float | None,
+    clip_high: float | None,
 ) -> tuple[Tensor, Tensor | None]:
     """Gives the values of the latents' codes and, when rounding is random, the rounded positions, which backward needs again.
 
@@ -57,8 +59,10 @@ def forward(
         shift: The grid's shift; None for 0.
         low: Smallest code.
         high: Largest code.
+        clip_low: What latents are clipped to from below; None: nothing is clipped.
+        clip_high: What they are clipped to from above.
     """
-    position = _position(x, scale, shift)
+    position = _position(_clipped(x, clip_low, clip_high), scale, shift)
     if noise is None:
         rounded = torch.round(position)
     else:
@@ -94,6 +98,8 @@ def backward(
     shift: float | None,
     low: float,
     high: float,
+    clip_low: float | None,
+    clip_high: float | None,
     variant: Variant,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (cnn spec 1.5).
@@ -108,14 +114,16 @@ def backward(
         shift: Shift.
         low: Smallest code.
         high: Largest code.
+        clip_low: What latents are clipped to from below; one that is not strictly inside gets no gradient, as under ReLU6.
+        clip_high: What they are clipped to from above.
         variant: What is fixed when this is compiled.
     """
-    position = _position(x, scale, shift)
+    position = _position(_clipped(x, clip_low, clip_high), scale, shift)
     rounded = torch.round(position) if kept is None else kept.to(position.dtype)
     g = gradient.to(position.dtype)
     passed = _passed(variant.band, g, position, rounded, zero_point, pins, low, high)
     to_position = variant.rounding.factor(position, passed) * passed
-    to_latent = to_position.to(x.dtype)
+    to_latent = _strictly_inside(to_position, x, clip_low, clip_high).to(x.dtype)
     if not variant.grid_gradient:
         return to_latent, None, None, None
     offset = _subtract(_code(rounded, zero_point, pins, low, high), zero_point)
@@ -133,6 +141,17 @@ def _add(x: Tensor, y: Tensor | float | None) -> Tensor:
 
 def _subtract(x: Tensor, y: Tensor | float | None) -> Tensor:
     return x if y is None else x - y
+
+
+def _clipped(x: Tensor, clip_low: float | None, clip_high: float | None) -> Tensor:
+    return x if clip_low is None else x.clamp(clip_low, clip_high)
+
+
+def _strictly_inside(gradient: Tensor, x: Tensor, clip_low: float | None, clip_high: float | None) -> Tensor:
+    """Gives the gradient where clipping passes it to the latent, else 0."""
+    if clip_low is None or clip_high is None:
+        return gradient
+    return torch.where((x > clip_low) & (x < clip_high), gradient, 0.0)
 
 
 def _position(x: Tensor, scale: Tensor, shift: float | None) -> Tensor:

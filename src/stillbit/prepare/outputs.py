@@ -143,7 +143,7 @@ def _attach(model: nn.Module, place: Place, quantizer: Quantizer) -> Quantizer:
     quantizer.train(module.training)
     if not place.before:
         module.add_module("output_quantizer", quantizer)
-        module.register_forward_hook(_quantize_output)
+        module.register_forward_hook(quantize_output)
     elif hasattr(module, "input_quantizer"):
         _fill_input(module, quantizer)
     else:
@@ -157,7 +157,8 @@ def _fill_input(layer: nn.Module, quantizer: nn.Module) -> None:
     layer.input_quantizer = quantizer.train(layer.training)
 
 
-def _quantize_output(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def quantize_output(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Is the forward hook of a module that has an `output_quantizer`."""
     quantizer = module.output_quantizer
     assert isinstance(quantizer, Quantizer)
     quantized: Tensor = quantizer(output)

@@ -134,6 +134,8 @@ class QuantConfig:
         learned_shifts: Learned biases before and behind each quantizer of a layer's input.
         recompute: Compute quantized values again for backward rather than save them: as many bytes as the float model, for one more
             pass over each quantized tensor. `torch.compile` decides that by itself.
+        fold_activations: Let quantizers apply the ReLU or ReLU6 before them, in the same pass over the tensor, with the same numbers; what
+            looks at the output of such an activation module sees its input then.
         overrides: Exceptions by layer name; the last that matches counts.
         published: Follow the published code's gradients where they differ from the papers' (LSQ's `published`).
     """
@@ -156,6 +158,7 @@ class QuantConfig:
     activation_scales: str = "tensor"
     learned_shifts: bool = False
     recompute: bool = True
+    fold_activations: bool = True
     overrides: tuple[Override, ...] = ()
     published: bool = False
 

@@ -1,5 +1,7 @@
 """prepare: from a float model to one whose layers quantize, in place, keeping every key and every Parameter object."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from stillbit.errors import PrepareError
 from stillbit.modules.adopt import adopt, replace_module
 from stillbit.prepare.attention import check_attention_known, find_attention, swap_attention, with_projections
 from stillbit.prepare.coverage import Coverage, Covered, measure_coverage
+from stillbit.prepare.folding import fold_activations
 from stillbit.prepare.granularity import layer_input_quantizer
 from stillbit.prepare.layers import is_unsupported, layer_kind, quantized_type, scale_shape
 from stillbit.prepare.outputs import attach_outputs, plan_outputs
@@ -64,7 +67,10 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
             _swap(model, name, plans[name], trace, config)
         attach_outputs(model, outputs, config)
         _label(model)
-        covered = _check_same_output(model, trace.output, example, config)
+        with _bypassed(model):
+            if config.fold_activations:
+                fold_activations(model, example)
+            covered = _check_same_output(model, trace.output, example, config)
     of_weights = {site.quantizer.label for site in weight_sites(model)}
     return Coverage(
         weights=tuple(one for name, one in covered.items() if name in of_weights),
@@ -123,17 +129,23 @@ def _label(model: nn.Module) -> None:
             module.label = name
 
 
-def _check_same_output(model: nn.Module, float_output: Tensor, example: Any, config: QuantConfig) -> dict[str, Covered]:
-    """Checks that the model with its quantizers bypassed still computes what it did; gives what each quantizer saw."""
+@contextmanager
+def _bypassed(model: nn.Module) -> Iterator[None]:
+    """Lets all quantizers of a model give their inputs back; a model whose preparation fails loses them anyway."""
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     for quantizer in quantizers:
         quantizer.bypass = True
+    yield
+    for quantizer in quantizers:
+        quantizer.bypass = False
+
+
+def _check_same_output(model: nn.Module, float_output: Tensor, example: Any, config: QuantConfig) -> dict[str, Covered]:
+    """Checks that the model, its quantizers bypassed, still computes what it did; gives what each quantizer saw."""
     output, covered = measure_coverage(model, example)
     difference = (output - float_output).abs().max()
     tolerance = max(_SAME_OUTPUT[config.attention], _HALF_PRECISION * torch.finfo(float_output.dtype).eps)
     loses_biases = config.published and config.attention == "qkr"  # by design of the published code
     if not loses_biases and not difference <= tolerance * float_output.abs().max().clamp(min=1e-3):
         raise PrepareError(f"the model's output changed by {difference:.3g} by swapping its layers, before any quantization")
-    for quantizer in quantizers:
-        quantizer.bypass = False
     return covered

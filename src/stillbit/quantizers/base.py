@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics import gate as gates
@@ -47,6 +48,8 @@ class Quantizer(nn.Module, ABC):
         recompute: Whether layers compute its values again for backward rather than save them.
         gate: Which latents get a gradient (annealing sets it); None: all that the band lets pass. Not part of the state: whoever
             sets it knows when.
+        clip: Limits of an activation function that is folded into this quantizer, (0, inf) of ReLU or (0, 6) of ReLU6, which it applies
+            to its input first (`prepare` sets it); None: none is.
         needs_range: Whether calibration must find a range.
     """
 
@@ -72,6 +75,7 @@ class Quantizer(nn.Module, ABC):
         self.bypass = False
         self.recompute = True
         self.gate: Gate | None = None
+        self.clip: tuple[float, float] | None = None
         self.is_signed = False
         self.is_calibrated = False
         self.register_buffer("signed", torch.tensor(False))
@@ -108,7 +112,7 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Gives the values of the codes of `x`, in its shape and dtype."""
         if self.bypass:
-            return x
+            return self.clipped(x)
         self._require_range()
         self._require_fit(x)
         if self.gate is not None and x.requires_grad:
@@ -117,6 +121,7 @@ class Quantizer(nn.Module, ABC):
             x,
             self.grid(x),
             pins=self.pins,
+            clip=self.clip,
             rounding=self.rounding,
             band=self.band,
             scale_gradient_factor=self.scale_gradient_factor(x),
@@ -125,10 +130,16 @@ class Quantizer(nn.Module, ABC):
         )
 
     @final
+    def clipped(self, x: Tensor) -> Tensor:
+        """Gives what is quantized: `x`, behind the activation function that is folded into this quantizer if one is."""
+        return x if self.clip is None else F.hardtanh(x, *self.clip)
+
+    @final
     @torch.no_grad()
     def position(self, x: Tensor) -> Tensor:
         """Gives the latent in grid units; a pinned latent stands at its code."""
         self._require_range()
+        x = self.clipped(x)
         return self._position(x, self.grid(x))
 
     @final
@@ -136,6 +147,7 @@ class Quantizer(nn.Module, ABC):
     def code(self, x: Tensor) -> Tensor:
         """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
         self._require_range()
+        x = self.clipped(x)
         return grids.code(x, self.grid(x), self.pins)
 
     @final
