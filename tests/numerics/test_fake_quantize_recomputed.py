@@ -1,5 +1,6 @@
 """Values that are computed again for backward: not saved, and the same to the bit."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,13 @@ from stillbit.numerics.fake_quantize import values_recomputed
 from stillbit.numerics.rounding import Stochastic
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.quantizers import LSQ, Quantizer, StatsQ
+
+fake_quantize_module = importlib.import_module("stillbit.numerics.fake_quantize")  # its package shows the function by this name
+
+
+@pytest.fixture(autouse=True)
+def _small_tensors_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_quantize_module, "_RECOMPUTE_FROM", 1)
 
 
 def ready(bits: int = 3, shape: tuple[int, ...] = (1,), **settings: Any) -> LSQ:
@@ -191,3 +199,13 @@ def test_a_configuration_decides_for_every_quantizer(recompute: bool) -> None:
     assert len(values) == 5
     assert bool(seen & set(values)) != recompute
     output.sum().backward()
+
+
+def test_small_values_are_saved_for_they_cost_less_than_a_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake_quantize_module, "_RECOMPUTE_FROM", 24)
+    quantizer = ready()
+    for size, is_saved in ((23, True), (24, False)):
+        values = quantizer(torch.randn(1, size, requires_grad=True))
+        with saved_storages() as saved, values_recomputed(values):
+            linear(values, torch.randn(2, size, requires_grad=True))
+        assert (values.untyped_storage().data_ptr() in saved) == is_saved

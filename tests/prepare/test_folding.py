@@ -14,7 +14,7 @@ from stillbit.errors import PrepareError
 from stillbit.modules.folded import FoldedReLU, FoldedReLU6
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.quantizers import Quantizer
-from tests.prepare.networks import MINMAX, calibrated, image, small_mobilenet, small_resnet
+from tests.prepare.networks import MINMAX, calibrated, image, prepared, small_mobilenet, small_resnet, whole
 
 
 def folded_in(model: nn.Module) -> list[str]:
@@ -71,6 +71,12 @@ class OverwrittenInput(Layers):
         return self.third(self.second(self.activation(x)) + x)
 
 
+class QuantizerReadsMore(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.third(self.second(self.activation(x)) + self.second(x))
+
+
 def test_activations_between_layers_are_folded() -> None:
     # Not bn1.act: the shortcut of the first block reads it too; not bn2.act: a pool does.
     assert folded_in(calibrated(small_mobilenet())) == ["blocks.0.0.bn1.act", "blocks.1.0.bn1.act", "blocks.1.0.bn2.act"]
@@ -86,7 +92,7 @@ def test_two_quantizers_may_read_one_activation() -> None:
     assert model.first.weight_quantizer.clip is None
 
 
-@pytest.mark.parametrize("kind", [OneReaderIsASum, DropoutBetween, OutputIsGiven, UsedTwice])
+@pytest.mark.parametrize("kind", [OneReaderIsASum, DropoutBetween, OutputIsGiven, UsedTwice, QuantizerReadsMore])
 def test_an_activation_with_another_reader_is_left_alone(kind: type[Layers]) -> None:
     assert folded_in(calibrated(kind())) == []
 
@@ -94,6 +100,13 @@ def test_an_activation_with_another_reader_is_left_alone(kind: type[Layers]) -> 
 def test_a_tensor_that_an_activation_overwrites_is_its_output() -> None:
     assert folded_in(calibrated(OverwrittenInput(nn.ReLU(inplace=True)))) == []
     assert folded_in(calibrated(OverwrittenInput(nn.ReLU()))) == ["activation"]
+
+
+def test_an_activation_whose_own_output_is_quantized_is_folded() -> None:
+    model, _ = prepared(whole("mobilenetv2-torchvision"), policy="all")
+    activation = model.get_submodule("features.0.2")
+    assert isinstance(activation, FoldedReLU6)
+    assert activation.output_quantizer.clip == (0.0, 6.0)
 
 
 class Own(nn.ReLU):

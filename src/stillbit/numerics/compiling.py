@@ -3,7 +3,7 @@
 import functools
 import logging
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,33 +32,31 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
     global _compiler_works
     if not _compiler_works or torch.compiler.is_compiling():
         return None
-    kinds = tuple(_kind(argument) for argument in arguments)
-    bare = [_bare(argument) for argument in arguments]
+    kinds: list[Hashable] = []
+    bare: list[Any] = []
+    for argument in arguments:  # one plain loop: every quantizer of a model comes by here, in every step
+        if argument is None:
+            kinds.append(None)
+            bare.append(None)
+        elif isinstance(argument, Tensor):
+            kinds.append((argument.dtype, argument.device.type, argument.is_inference(), tuple([size == 1 for size in argument.shape])))
+            bare.append(argument.data)  # else a compiled function also guards the tensor that a view was taken of, and its gradient
+        elif isinstance(argument, float):
+            # Inductor of torch 2.9 compiles once more for each float that reaches `clamp`, and raises after eight; tensors it takes as
+            # they come. On the CPU, whatever the device: no transfer waits for an accelerator, a compiler passes the number to its kernel.
+            kinds.append(float)
+            bare.append(_scalar(argument))
+        else:
+            kinds.append(argument)
+            bare.append(argument)
     try:
-        result: Result = _twin(function, kinds, torch.is_inference_mode_enabled(), _autocast(bare))(*bare)
+        result: Result = _twin(function, tuple(kinds), torch.is_inference_mode_enabled(), _autocast(arguments))(*bare)
     except torch._dynamo.exc.BackendCompilerFailed as error:
         _compiler_works = False
         reason = str(error.inner_exception).splitlines()[0]
         _log.warning("no working compiler (%s): quantizers run in eager mode, with the same codes, slower", reason)
         return None
     return result
-
-
-def _kind(argument: Any) -> Hashable:
-    if isinstance(argument, Tensor):
-        return argument.dtype, argument.device.type, argument.is_inference(), tuple(size == 1 for size in argument.shape)
-    return float if isinstance(argument, float) else argument
-
-
-def _bare(argument: Any) -> Any:
-    """Gives what a compiled function gets for an argument, so that it guards nothing but its kind."""
-    if isinstance(argument, Tensor):
-        return argument.data  # else it also guards the tensor that a view was taken of, and its gradient
-    if isinstance(argument, float):
-        # Inductor of torch 2.9 compiles once more for each float that reaches `clamp`, and raises after eight; tensors it takes as they
-        # come. On the CPU, whatever the device: no transfer waits for an accelerator, a compiler passes the number to its kernel.
-        return _scalar(argument)
-    return argument
 
 
 @functools.cache
@@ -68,10 +66,14 @@ def _scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
-def _autocast(arguments: list[Any]) -> Hashable:
+def _autocast(arguments: Sequence[Any]) -> Hashable:
     device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
-    available = torch.amp.is_autocast_available(device)  # not on the meta device
-    return torch.get_autocast_dtype(device) if available and torch.is_autocast_enabled(device) else None
+    return torch.get_autocast_dtype(device) if _has_autocast(device) and torch.is_autocast_enabled(device) else None
+
+
+@functools.cache
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)  # not the meta device
 
 
 @functools.cache

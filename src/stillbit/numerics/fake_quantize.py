@@ -27,6 +27,7 @@ from stillbit.numerics.layout import layout
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
 
 _STE = STE()
+_RECOMPUTE_FROM = 1 << 16  # elements; fewer are saved: computing them again would cost more than so few bytes are worth
 
 
 def fake_quantize(
@@ -78,12 +79,12 @@ def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     pass over them. A compiler decides by itself what to compute again; while one traces, this context does nothing.
 
     Args:
-        values: What `fake_quantize` gave, or such values and a learned bias behind them (modules/shift.py). Other tensors, and randomly
-            rounded values, are saved as they are.
+        values: What `fake_quantize` gave, or such values and a learned bias behind them (modules/shift.py). Other tensors, randomly
+            rounded values, and small ones (below 65,536 elements, as most weights are), are saved as they are.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values}
+    recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values if value.numel() >= _RECOMPUTE_FROM}
     # Tensors without memory (empty, or on the meta device) all have the address 0.
     found = {address: recipe for address, recipe in recipes.items() if recipe is not None and address != 0}
     if not found:
@@ -235,5 +236,7 @@ class _FakeQuantize(torch.autograd.Function):
         )
         assert to_latent is not None
         factor = options.scale_gradient_factor
-        scaled = (None if each is None else seen.restore(factor * each, scale).to(scale.dtype) for each in to_grid)
+        scaled = [
+            None if each is None else seen.restore(each if factor == 1.0 else factor * each, scale).to(scale.dtype) for each in to_grid
+        ]
         return seen.restore(to_latent, x), *scaled, None, None

@@ -54,6 +54,9 @@ class Layout(NamedTuple):
         return ordered.permute(inverse)
 
 
+_FLAT = Layout(None, (-1,), (1,), (0,))  # of a contiguous tensor, one scale for all: most of a model
+
+
 def layout(x: Tensor, scale: Tensor) -> Layout:
     """Finds the canonical view of `x` for a scale that broadcasts against it.
 
@@ -67,8 +70,11 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
     Raises:
         StillbitError: If the scale does not fit the tensor.
     """
+    compiling = torch.compiler.is_compiling()
+    if not compiling and scale.numel() == 1 and x.is_contiguous():
+        return _FLAT
     kept = _kept_axes(x, scale)
-    if torch.compiler.is_compiling():
+    if compiling:
         reduced = tuple(axis for axis in range(x.dim()) if axis not in kept)
         return Layout(None, tuple(x.shape), tuple(scale.shape) if kept else (1,) * x.dim(), reduced)
     order = _memory_order(x)

@@ -206,7 +206,7 @@ class Quantizer(nn.Module, ABC):
 
     def _require_fit(self, x: Tensor) -> None:
         shape = self.scale_shape
-        if any(size != 1 for size in shape) and not _broadcasts(shape, x.shape):
+        if shape != (1,) and any(size != 1 for size in shape) and not _broadcasts(shape, x.shape):
             fitting = ", ".join("*" if size == 1 else str(size) for size in shape)
             raise PrepareError(
                 f"quantizer {self.label} has scales for inputs of shape ({fitting}) and was given {tuple(x.shape)}; "
