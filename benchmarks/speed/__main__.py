@@ -1,0 +1,112 @@
+"""Measures the table of speed and memory, and writes a dated record.
+
+    python -m benchmarks.speed [--short] [--only cnn_step,tracker] [--output FILE]
+    python -m benchmarks.speed --show FILE
+
+Each row runs in a process of its own with an empty compiler cache; within a row all contenders run side by side, in turn.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.speed import record as records
+from benchmarks.speed.settings import Settings
+from benchmarks.speed.table import ROWS, Row
+
+SHORT_ROUNDS = 7
+
+
+def main() -> int:
+    """Runs the command; gives its exit code."""
+    options = parse_options()
+    if options.show is not None:
+        print(records.table(json.loads(options.show.read_text(encoding="utf-8"))))
+        return 0
+    torch.set_num_threads(options.threads)
+    rounds = options.rounds or (SHORT_ROUNDS if options.short else Settings.rounds)
+    if options.row:
+        settings = dataclasses.replace(Settings(), rounds=rounds, short=options.short)
+        options.output.write_text(json.dumps(measure(by_name(options.row), settings)), encoding="utf-8")
+        return 0
+    arguments = ["--rounds", str(rounds), "--threads", str(options.threads), *(["--short"] if options.short else [])]
+    command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
+    record = records.facts(command, short=options.short, rounds=rounds)
+    for row in options.only or ROWS:
+        reason = row.missing()
+        if reason is None:
+            print(f"{row.name} ...", file=sys.stderr, flush=True)
+            measured = in_process(row, arguments)
+            reason = "its process failed, see above" if measured is None else None
+            if measured is not None:
+                record["rows"][row.name] = measured
+        if reason is not None:
+            record["left_out"][row.name] = reason
+    path = options.output or records.default_path(record)
+    records.write(record, path)
+    print(records.table(record))
+    print(f"\nwritten to {path}")
+    return 1 if any(reason.startswith("its process") for reason in record["left_out"].values()) else 0
+
+
+def parse_options() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help=f"only what has a target, {SHORT_ROUNDS} rounds")
+    parser.add_argument("--only", type=rows, metavar="ROW,ROW", help=", ".join(row.name for row in ROWS))
+    parser.add_argument("--rounds", type=int, help="timed rounds of each pair")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--output", type=Path, help="the record; default: a dated file in benchmarks/results")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of a record and measure nothing")
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # how the command calls itself
+    return parser.parse_args()
+
+
+def rows(names: str) -> tuple[Row, ...]:
+    """Gives the rows of a list of names."""
+    return tuple(by_name(name) for name in names.split(","))
+
+
+def by_name(name: str) -> Row:
+    """Gives the row of a name."""
+    for row in ROWS:
+        if row.name == name:
+            return row
+    raise argparse.ArgumentTypeError(f"there is no row {name!r}; allowed: {', '.join(row.name for row in ROWS)}")
+
+
+def measure(row: Row, settings: Settings) -> dict[str, Any]:
+    """Measures a row in this process."""
+    warnings.filterwarnings("ignore")  # of other libraries, about what this machine lacks
+    begin = time.perf_counter()
+    findings = row.measure(settings)
+    return records.row(row.title, findings, time.perf_counter() - begin)
+
+
+def in_process(row: Row, arguments: list[str]) -> dict[str, Any] | None:
+    """Measures a row in a process of its own, whose compilers find no cache; None if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "row.json"
+        caches = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+        command = [sys.executable, "-m", "benchmarks.speed", "--row", row.name, "--output", str(output), *arguments]
+        finished = subprocess.run(command, env={**os.environ, **caches}, cwd=records.ROOT, stdout=sys.stderr, check=False)
+        if finished.returncode or not output.exists():
+            return None
+        measured: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        return measured
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""A training step against the float model's, and the bytes saved for the backward pass: eager, compiled, CNN and transformer."""
+
+import importlib.metadata
+from collections.abc import Callable
+
+import torch
+
+import stillbit as sb
+from benchmarks.speed import networks
+from benchmarks.speed.baseline import EagerQuantizer, QuantizedLayer, TorchQuantizer
+from benchmarks.speed.findings import SECONDS, Figure, Findings
+from benchmarks.speed.networks import Training, with_layers
+from benchmarks.speed.pairs import milliseconds, race
+from benchmarks.speed.peers import PEERS
+from benchmarks.speed.settings import Settings
+
+OURS = "stillbit"
+
+
+def measure_cnn(settings: Settings) -> Findings:
+    """Measures the eager W4A4 step of ours with its variants, of both baselines, and of what other libraries are installed."""
+    images = settings.images(settings.cnn_batch)
+    found = Findings(sizes=_sizes(settings, settings.cnn, images))
+    ours = Training(networks.cnn(settings), images)
+    job = networks.job_of(ours.model)
+    made = {"float": Training(networks.float_model(settings.cnn, settings), images), OURS: ours}
+    made[f"{OURS}, values saved"] = Training(networks.cnn(settings, recompute=False), images)
+    made["eager chain"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, EagerQuantizer)), images)
+    made["torch learnable"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, TorchQuantizer)), images)
+    for peer in () if settings.short else PEERS:
+        if not peer.installed():
+            found.notes.append(f"{peer.name}: not installed, left out")
+            continue
+        made[f"{peer.name} {importlib.metadata.version(peer.name)}"] = Training(peer.build(settings, job, images), images)
+        if peer.differs:
+            found.notes.append(f"{peer.name}: {peer.differs}")
+    _compare(found, made, settings, step_target=1.2, bytes_target=1.02, with_methods=True)
+    return found
+
+
+def measure_vit(settings: Settings) -> Findings:
+    """Measures the eager W2A2 step of ours, StatsQ and query-key reparameterization, against float with and without fused attention."""
+    images = settings.images(settings.vit_batch)
+    found = Findings(sizes=_sizes(settings, settings.vit, images))
+    unfused = networks.float_model(settings.vit, settings)
+    for attention in networks.attentions(unfused):
+        attention.fused_attn = False
+    made = {"float": Training(networks.float_model(settings.vit, settings), images), OURS: Training(networks.vit(settings), images)}
+    if not settings.short:
+        made[f"{OURS}, values saved"] = Training(networks.vit(settings, recompute=False), images)
+    made["float, attention unfused"] = Training(unfused, images)
+    _compare(found, made, settings, step_target=1.5, bytes_target=1.3)
+    return found
+
+
+def measure_compiled(
+    settings: Settings,
+    build: Callable[[Settings], torch.nn.Module] = networks.cnn,
+    *,
+    target: float = 1.15,
+    bfloat16: bool = False,
+    transformer: bool = False,
+) -> Findings:
+    """Measures the step with the whole model compiled, both compiled; states what the first forward and backward pass cost.
+
+    Args:
+        settings: The sizes.
+        build: Makes our network.
+        target: What the step may cost at most, in steps of the compiled float model.
+        bfloat16: Run forward passes under autocast.
+        transformer: Whether the network is the settings' transformer.
+    """
+    name, batch = (settings.vit, settings.vit_batch) if transformer else (settings.cnn, settings.cnn_batch)
+    images = settings.images(batch)
+    found = Findings(sizes={**_sizes(settings, name, images), "bfloat16": bfloat16})
+    models = {"float": networks.float_model(name, settings), OURS: build(settings)}
+    if not settings.short and not transformer:
+        job = networks.job_of(models[OURS])
+        models["eager chain"] = with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, EagerQuantizer))
+    made = {}
+    for label, model in models.items():
+        made[label] = Training(model, images, torch.compile(model, fullgraph=True), bfloat16)
+        seconds = milliseconds(lambda each=made[label]: each.loss().backward(), settings.device) / 1e3  # type: ignore[misc]
+        found.figures.append(Figure.of(f"{label}: first passes, compiling", [seconds], unit=SECONDS, ours=label == OURS))
+    _compare(found, made, settings, step_target=target, bytes_target=None)
+    return found
+
+
+def _compare(
+    found: Findings,
+    made: dict[str, Training],
+    settings: Settings,
+    *,
+    step_target: float,
+    bytes_target: float | None,
+    with_methods: bool = False,
+) -> None:
+    """Adds the figures of all contenders against the float model, and of the methods against ours without a method."""
+    kept = {name: training.saved_bytes() for name, training in made.items()}
+    found.notes.append(f"bytes saved by the float model: {kept['float'] / 1e6:.1f} MB")
+    pairs = {name: (training.step, made["float"].step) for name, training in made.items() if name != "float"}
+    if with_methods:
+        pairs |= {name: (training.step, made[OURS].step) for name, training in _with_methods(settings, made[OURS].images).items()}
+    for name, times in race(pairs, rounds=settings.rounds, device=settings.device).items():
+        found.milliseconds[name] = times.own
+        found.milliseconds[f"{name}: reference beside it"] = times.reference
+        if name not in made:
+            found.figures.append(Figure.of(f"{name}: step / step without", times.ratios(), target=1.03))
+            continue
+        judged = name == OURS
+        options = {"ours": name.startswith(OURS)}
+        found.figures.append(Figure.of(f"{name}: step / float", times.ratios(), target=step_target if judged else None, **options))
+        share = kept[name] / kept["float"]
+        found.figures.append(Figure.of(f"{name}: bytes saved / float", [share], target=bytes_target if judged else None, **options))
+
+
+def _with_methods(settings: Settings, images: torch.Tensor) -> dict[str, Training]:
+    frozen, damped = (Training(networks.cnn(settings), images) for _ in range(2))
+    sb.Freezing(frozen.model, threshold=0.1).attach(frozen.optimizer)
+    sb.Dampening(damped.model, weight=0.1).attach(damped.optimizer)
+    return {f"{OURS} + tracking and freezing": frozen, f"{OURS} + dampening": damped}
+
+
+def _sizes(settings: Settings, name: str, images: torch.Tensor) -> dict[str, object]:
+    return {"model": name, "images": list(images.shape), "device": settings.device}
