@@ -42,6 +42,7 @@ def main() -> int:
     arguments = ["--rounds", str(rounds), "--threads", str(options.threads), *(["--short"] if options.short else [])]
     command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
     record = records.facts(command, short=options.short, rounds=rounds)
+    path = options.output or records.default_path(record)
     for row in options.only or ROWS:
         reason = row.missing()
         if reason is None:
@@ -52,8 +53,7 @@ def main() -> int:
                 record["rows"][row.name] = measured
         if reason is not None:
             record["left_out"][row.name] = reason
-    path = options.output or records.default_path(record)
-    records.write(record, path)
+        records.write(record, path)  # after each: a run that is cut short keeps what it has
     print(records.table(record))
     print(f"\nwritten to {path}")
     return 1 if any(reason.startswith("its process") for reason in record["left_out"].values()) else 0

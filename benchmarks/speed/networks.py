@@ -91,6 +91,12 @@ def with_layers(settings: Settings, job: dict[str, LayerJob], build: Callable[[n
     return model.train().to(settings.device)
 
 
+def whole_compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Gives the model compiled whole, on its first call."""
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True)
+    return compiled
+
+
 @dataclass
 class Training:
     """A network, its optimizer and its batch.
@@ -115,7 +121,7 @@ class Training:
     def loss(self) -> Tensor:
         """Gives the loss of the batch."""
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits = (self.forward or self.model)(self.images)
+            logits = (self.model if self.forward is None else self.forward)(self.images)
         return F.cross_entropy(logits.float(), self.labels)
 
     def step(self) -> None:

@@ -87,7 +87,8 @@ def table(record: dict[str, Any]) -> str:
     """Gives the record as Markdown: each figure with its range, beside its target."""
     of = record["hardware"]
     lines = [
-        f"{of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['gpu'] or 'no GPU'}; load {record['load_average_before']} before.",
+        f"{of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['gpu'] or 'no GPU'}; "
+        f"load {record['load_average_before']} before.",
         ", ".join(f"{name} {version}" for name, version in record["versions"].items()) + f"; commit {record['commit']}.",
         f"`{record['command']}`, {record['date']}, {record['rounds']} rounds: median (smallest to largest).",
         "",
@@ -104,7 +105,8 @@ def table(record: dict[str, Any]) -> str:
 
 def _line(figure: Figure) -> str:
     reached = {None: "", True: "reached", False: "missed"}[figure.reached()]
-    target = "" if figure.target is None else f"{'at least' if figure.higher_is_better else 'at most'} {_number(figure.target, figure.unit)}"
+    bound = "at least" if figure.higher_is_better else "at most"
+    target = "" if figure.target is None else f"{bound} {figure.target:g}{'' if figure.unit == RATIO else ' '}{figure.unit}"
     spread = f" ({_number(figure.low, '')} to {_number(figure.high, '')})" if figure.low != figure.high else ""
     return f"| {figure.name} | {_number(figure.median, figure.unit)}{spread} | {target} | {reached} |"
 

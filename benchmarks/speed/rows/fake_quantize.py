@@ -49,9 +49,7 @@ def measure(settings: Settings, *, as_bandwidth: bool = False) -> Findings:
         target = (0.85 if as_bandwidth else 1.2) if name == "stillbit" else None
         if as_bandwidth:
             shares = [1 / ratio for ratio in pairs.ratios()]
-            found.figures.append(
-                Figure.of(f"{name}: share of copy bandwidth", shares, target=target, higher_is_better=True, ours=ours)
-            )
+            found.figures.append(Figure.of(f"{name}: share of copy bandwidth", shares, target=target, higher_is_better=True, ours=ours))
         else:
             found.figures.append(Figure.of(f"{name}: time / copy", pairs.ratios(), target=target, ours=ours))
         found.milliseconds[name] = pairs.own

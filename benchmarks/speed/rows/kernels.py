@@ -4,8 +4,9 @@ Runs in a process of its own with an empty compiler cache. Counted are Dynamo's 
 """
 
 import time
+from collections import Counter
 
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import get_compilation_metrics
 
 import stillbit as sb
 from benchmarks.speed import networks
@@ -31,16 +32,16 @@ def measure(settings: Settings) -> Findings:
         later = sorted(milliseconds(training.step) / 1e3 for _ in range(5))
         extra.append(first - later[2] + ready - again)
         found.notes.append(f"{name}: calibration {ready:.1f} s, then {again:.1f} s; first step {first:.1f} s, then {later[2]:.2f} s")
-        found.notes.append(f"graphs so far: {calibrated} after its calibration, {compiled_graphs()} after its steps")
+        found.notes.append(f"graphs so far: {listed(calibrated)} after its calibration, {listed(compiled_graphs())} after its steps")
         if name == settings.cnn:
             cnn = training
-    total = compiled_graphs()
+    total = compiled_graphs().total()
     sb.Freezing(cnn.model, threshold=0.1).attach(cnn.optimizer)
     for _ in range(2):
         cnn.step()
     found.figures = [
         Figure.of("compiled kernel variants, both networks", [total], unit=COUNT, target=12),
-        Figure.of("added by freezing", [compiled_graphs() - total], unit=COUNT),
+        Figure.of("added by freezing", [compiled_graphs().total() - total], unit=COUNT),
         Figure.of("cold start, CNN: calibration and first step over warm ones", [extra[0]], unit=SECONDS, target=30),
         Figure.of("cold start, transformer after it", [extra[1]], unit=SECONDS, target=30),
         Figure.of("cold start, both", [sum(extra)], unit=SECONDS),
@@ -48,6 +49,11 @@ def measure(settings: Settings) -> Findings:
     return found
 
 
-def compiled_graphs() -> int:
-    """Gives the number of graphs that Dynamo has handed to a compiler in this process."""
-    return int(counters["stats"]["unique_graphs"])
+def compiled_graphs() -> Counter[str]:
+    """Counts the graphs that were compiled in this process, by the name of the function."""
+    return Counter(str(one.co_name) for one in get_compilation_metrics())
+
+
+def listed(graphs: Counter[str]) -> str:
+    """Writes the counts on one line."""
+    return f"{graphs.total()} ({', '.join(f'{number} {name}' for name, number in sorted(graphs.items()))})" if graphs else "0"

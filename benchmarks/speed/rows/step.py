@@ -1,15 +1,15 @@
 """A training step against the float model's, and the bytes saved for the backward pass: eager, compiled, CNN and transformer."""
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-import torch
+from torch import Tensor, nn
 
 import stillbit as sb
 from benchmarks.speed import networks
 from benchmarks.speed.baseline import EagerQuantizer, QuantizedLayer, TorchQuantizer
 from benchmarks.speed.findings import SECONDS, Figure, Findings
-from benchmarks.speed.networks import Training, with_layers
+from benchmarks.speed.networks import LayerJob, Training, with_layers
 from benchmarks.speed.pairs import milliseconds, race
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.settings import Settings
@@ -27,15 +27,21 @@ def measure_cnn(settings: Settings) -> Findings:
     made[f"{OURS}, values saved"] = Training(networks.cnn(settings, recompute=False), images)
     made["eager chain"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, EagerQuantizer)), images)
     made["torch learnable"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, TorchQuantizer)), images)
-    for peer in () if settings.short else PEERS:
-        if not peer.installed():
-            found.notes.append(f"{peer.name}: not installed, left out")
-            continue
-        made[f"{peer.name} {importlib.metadata.version(peer.name)}"] = Training(peer.build(settings, job, images), images)
-        if peer.differs:
-            found.notes.append(f"{peer.name}: {peer.differs}")
+    if not settings.short:
+        made |= {name: Training(model, images) for name, model in installed_peers(settings, job, images, found.notes)}
     _compare(found, made, settings, step_target=1.2, bytes_target=1.02, with_methods=True)
     return found
+
+
+def installed_peers(settings: Settings, job: dict[str, LayerJob], images: Tensor, notes: list[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Makes the networks of the libraries that are installed, under name and version; notes which are not, and what others do otherwise."""
+    for peer in PEERS:
+        if not peer.installed():
+            notes.append(f"{peer.name}: not installed, left out")
+            continue
+        if peer.differs:
+            notes.append(f"{peer.name}: {peer.differs}")
+        yield f"{peer.name} {importlib.metadata.version(peer.name)}", peer.build(settings, job, images)
 
 
 def measure_vit(settings: Settings) -> Findings:
@@ -55,7 +61,7 @@ def measure_vit(settings: Settings) -> Findings:
 
 def measure_compiled(
     settings: Settings,
-    build: Callable[[Settings], torch.nn.Module] = networks.cnn,
+    build: Callable[[Settings], nn.Module] = networks.cnn,
     *,
     target: float = 1.15,
     bfloat16: bool = False,
@@ -79,7 +85,7 @@ def measure_compiled(
         models["eager chain"] = with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, EagerQuantizer))
     made = {}
     for label, model in models.items():
-        made[label] = Training(model, images, torch.compile(model, fullgraph=True), bfloat16)
+        made[label] = Training(model, images, networks.whole_compiled(model), bfloat16)
         seconds = milliseconds(lambda each=made[label]: each.loss().backward(), settings.device) / 1e3  # type: ignore[misc]
         found.figures.append(Figure.of(f"{label}: first passes, compiling", [seconds], unit=SECONDS, ours=label == OURS))
     _compare(found, made, settings, step_target=target, bytes_target=None)
@@ -114,12 +120,12 @@ def _compare(
         found.figures.append(Figure.of(f"{name}: bytes saved / float", [share], target=bytes_target if judged else None, **options))
 
 
-def _with_methods(settings: Settings, images: torch.Tensor) -> dict[str, Training]:
+def _with_methods(settings: Settings, images: Tensor) -> dict[str, Training]:
     frozen, damped = (Training(networks.cnn(settings), images) for _ in range(2))
     sb.Freezing(frozen.model, threshold=0.1).attach(frozen.optimizer)
     sb.Dampening(damped.model, weight=0.1).attach(damped.optimizer)
     return {f"{OURS} + tracking and freezing": frozen, f"{OURS} + dampening": damped}
 
 
-def _sizes(settings: Settings, name: str, images: torch.Tensor) -> dict[str, object]:
+def _sizes(settings: Settings, name: str, images: Tensor) -> dict[str, object]:
     return {"model": name, "images": list(images.shape), "device": settings.device}
