@@ -1,11 +1,12 @@
 # make demo   the main job: environment, install, and a low-bit network on bundled data
 # make test   everything that must hold: lint, types, layers, doctests, tests
+# make bench  speed and memory against the float model, a copy and a baseline: the short form; benchmarks/README.md has the whole
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast test-oldest lint clean
+.PHONY: demo test test-fast test-oldest bench lint clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +35,9 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*' --editable '.[dev]'
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
+
+bench: $(INSTALLED)
+	$(VENV)/bin/python -m benchmarks.speed --short
 
 clean:
 	rm -rf $(VENV) $(OLDEST) runs build dist

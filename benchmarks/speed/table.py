@@ -31,10 +31,6 @@ def _gpu() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-def _loading() -> str | None:
-    return None if loader.available() else "benchmarks/loading.py is not there"
-
-
 ROWS = (
     Row("fake_quantize", "fake quantization, forward and backward, against copying the same bytes", fake_quantize.measure),
     Row("cnn_step", "CNN, W4A4 LSQ, eager: training step and bytes saved for backward", step.measure_cnn),
@@ -43,7 +39,7 @@ ROWS = (
     Row("tracker", "state of tracking and freezing", tracker.measure),
     Row("kernels", "compiled kernels and cold start", kernels.measure),
     Row("batchnorm", "batch-norm re-estimation", batchnorm.measure),
-    Row("loader", "data loading against the step's need", loader.measure, _loading),
+    Row("loader", "data loading against the step's need", loader.measure, loader.missing),
     Row("gpu_fake_quantize", "GPU: fake quantization in bfloat16", gpu.measure_fake_quantize, _gpu),
     Row("gpu_cnn", "GPU: CNN, bfloat16, compiled", gpu.measure_cnn, _gpu),
     Row("gpu_vit", "GPU: transformer, bfloat16, compiled", gpu.measure_vit, _gpu),

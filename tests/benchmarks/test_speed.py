@@ -13,7 +13,7 @@ from benchmarks.speed.findings import Figure, Findings
 from benchmarks.speed.networks import Training
 from benchmarks.speed.pairs import race
 from benchmarks.speed.peers import Peer
-from benchmarks.speed.rows import step, tracker
+from benchmarks.speed.rows import loader, step, tracker
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.table import ROWS, Row
 
@@ -67,6 +67,17 @@ def test_each_row_gives_figures_that_the_record_and_its_table_hold(row: Row, tmp
     assert read["rows"][row.name]["sizes"]
     lines = record.table(read).splitlines()
     assert all(any(line.startswith(f"| {figure.name} |") for line in lines) for figure in figures)
+
+
+def test_the_loader_is_measured_in_steps() -> None:
+    speeds = {"workers 0": {"median": 50.0, "range": [40.0, 60.0]}, "workers 2": {"median": 100.0, "range": [80.0, 120.0]}}
+    sent = {"workers 2, decoded before": {"median": 900.0, "range": [900.0, 900.0]}}
+    needed = {"one batch, no loader": {"median": 20.0, "range": [19.0, 21.0]}} | speeds
+    found = loader.findings_of({"loader_images_per_second": speeds | sent, "step_images_per_second": needed}, {"images": 320})
+    assert [(figure.median, figure.low, figure.high, figure.target) for figure in found.figures] == [
+        (2.5, 2.0, 3.0, None),
+        (5.0, 4.0, 6.0, 1.0),
+    ]
 
 
 def test_a_table_line_shows_value_range_target_and_verdict() -> None:
