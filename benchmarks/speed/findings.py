@@ -35,8 +35,8 @@ class Figure:
     @classmethod
     def of(cls, name: str, values: Sequence[float], **options: Any) -> "Figure":
         """Makes a figure of one value a round."""
-        rounded = [round(value, 4) for value in (statistics.median(values), min(values), max(values))]
-        return cls(name, *rounded, **options)
+        median, low, high = (round(value, 4) for value in (statistics.median(values), min(values), max(values)))
+        return cls(name, median, low, high, **options)
 
     def reached(self) -> bool | None:
         """Says whether the target is reached; None where there is none."""

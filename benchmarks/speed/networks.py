@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -150,6 +151,6 @@ class Training:
         return sum(seen.values())
 
 
-def attentions(model: nn.Module) -> Iterator[nn.Module]:
+def attentions(model: nn.Module) -> Iterator[Any]:
     """Gives the modules that can take a fused attention."""
     return (module for module in model.modules() if hasattr(module, "fused_attn"))

@@ -2,12 +2,14 @@
 
     pip install -e '.[bench]'
 
-Left out, with the reason (tried on torch 2.15, November 2026):
-- torchao 0.18: quantization-aware training of linear and embedding layers only, no convolution.
-- NNCF 3.4: refuses 4 bits for these convolutions ("incompatible with HW capabilities"), for each of its target devices.
-- optimum-quanto 0.2.7: activations of 8 bits only.
-- neural-compressor-pt 3.10: no quantization-aware training of PyTorch convolutions in its 3.x interface.
-- pytorch-quantization on the registry is a placeholder; its successor is nvidia-modelopt, which is here.
+Left out, with what each said when tried (torch 2.15, November 2026):
+- torchao 0.18: "Module of type Conv2d does not have QAT support". Its graph mode would need a quantizer written for this job, and has no
+  learned scales.
+- NNCF 3.4: 4 bits are "incompatible with HW capabilities", for each of its target devices.
+- optimum-quanto 0.2.7: activations of 4 bits fail: "QBytesTensor can only be of 8-bit qtype".
+- neural-compressor-pt 3.10: its configurations quantize after training; none is for training.
+- pytorch-quantization 2.2.1: a placeholder on the registry; its successor is nvidia-modelopt, which is here.
+- model-compression-toolkit 2.6: not tried; it wants older versions of what other packages here need.
 """
 
 import importlib.util
@@ -78,6 +80,7 @@ def brevitas(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) ->
                 **options,
             )
         made.load_state_dict(layer.state_dict(), strict=False)
+        assert isinstance(made, nn.Module)
         return made
 
     model = with_layers(settings, dict(job), build)
@@ -111,9 +114,10 @@ def aimet(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) -> nn
         return made
 
     def build(layer: nn.Module, each: LayerJob) -> nn.Module:
-        made: nn.Module = QuantizationMixin.from_module(layer)
+        made: Any = QuantizationMixin.from_module(layer)
         made.input_quantizers[0] = None if each.input is None else quantizer(each.input)
         made.param_quantizers["weight"] = quantizer(each.weight)
+        assert isinstance(made, nn.Module)
         return made
 
     del images

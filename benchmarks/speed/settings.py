@@ -39,8 +39,7 @@ class Settings:
 
     def on_gpu(self) -> Self:
         """Gives the sizes that the targets for a GPU name."""
-        wide = {"device": "cuda", "elements": 100_000_000, "cnn_batch": 256, "vit": "deit_small_patch16_224", "vit_batch": 128}
-        return dataclasses.replace(self, **wide)
+        return dataclasses.replace(self, device="cuda", elements=100_000_000, cnn_batch=256, vit="deit_small_patch16_224", vit_batch=128)
 
     def images(self, batch: int) -> torch.Tensor:
         """Makes random images, the same each time."""
