@@ -125,9 +125,9 @@ def test_races_warm_up_and_alternate() -> None:
 
 
 def test_saved_bytes_count_each_storage_once_and_no_parameter() -> None:
-    training = Training(torch.nn.Linear(4, 3), torch.randn(2, 4))
-    # The images, the logarithms of the softmax, the labels, and the total weight of the loss.
-    assert training.saved_bytes() == 2 * 4 * 4 + 2 * 3 * 4 + 2 * 8 + 4
+    training = Training(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 3)), torch.randn(2, 4))
+    # Both layers' inputs, the logarithms of the softmax, the labels, and the total weight of the loss.
+    assert training.saved_bytes() == 2 * 4 * 4 + 2 * 3 * 4 + 2 * 3 * 4 + 2 * 8 + 4
 
 
 def test_all_tensors_behind_an_object_are_found() -> None:
