@@ -3,7 +3,8 @@
     python -m benchmarks.speed [--short] [--only cnn_step,tracker] [--output FILE]
     python -m benchmarks.speed --show FILE
 
-Each row runs in a process of its own with an empty compiler cache; within a row all contenders run side by side, in turn.
+Each row runs in a process of its own, and where compilation is timed no compiler finds a cache; within a row all contenders run side by
+side, in turn.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from benchmarks.speed.settings import Settings
 from benchmarks.speed.table import ROWS, Row
 
 SHORT_ROUNDS = 7
+FAILED = "its process failed, see above"
 
 
 def main() -> int:
@@ -43,20 +45,13 @@ def main() -> int:
     command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
     record = records.facts(command, short=options.short, rounds=rounds)
     path = options.output or records.default_path(record)
-    for row in options.only or ROWS:
-        reason = row.missing()
-        if reason is None:
-            print(f"{row.name} ...", file=sys.stderr, flush=True)
-            measured = in_process(row, arguments)
-            reason = "its process failed, see above" if measured is None else None
-            if measured is not None:
-                record["rows"][row.name] = measured
-        if reason is not None:
-            record["left_out"][row.name] = reason
-        records.write(record, path)  # after each: a run that is cut short keeps what it has
+    with tempfile.TemporaryDirectory() as folder:
+        for row in options.only or ROWS:
+            measure_into(record, row, arguments, Path(folder))
+            records.write(record, path)  # after each: a run that is cut short keeps what it has
     print(records.table(record))
     print(f"\nwritten to {path}")
-    return 1 if any(reason.startswith("its process") for reason in record["left_out"].values()) else 0
+    return 1 if FAILED in record["left_out"].values() else 0
 
 
 def parse_options() -> argparse.Namespace:
@@ -95,17 +90,29 @@ def measure(row: Row, settings: Settings) -> dict[str, Any]:
     return records.row(row.title, findings, time.perf_counter() - begin)
 
 
-def in_process(row: Row, arguments: list[str]) -> dict[str, Any] | None:
-    """Measures a row in a process of its own, whose compilers find no cache; None if it fails."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder) / "row.json"
-        caches = {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
-        command = [sys.executable, "-m", "benchmarks.speed", "--row", row.name, "--output", str(output), *arguments]
-        finished = subprocess.run(command, env={**os.environ, **caches}, cwd=records.ROOT, stdout=sys.stderr, check=False)
-        if finished.returncode or not output.exists():
-            return None
-        measured: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-        return measured
+def measure_into(record: dict[str, Any], row: Row, arguments: list[str], folder: Path) -> None:
+    """Adds a row to the record, or why it is left out."""
+    reason = row.missing()
+    if reason is None:
+        print(f"{row.name} ...", file=sys.stderr, flush=True)
+        measured = in_process(row, arguments, folder)
+        if measured is not None:
+            record["rows"][row.name] = measured
+            return
+        reason = FAILED
+    record["left_out"][row.name] = reason
+
+
+def in_process(row: Row, arguments: list[str], folder: Path) -> dict[str, Any] | None:
+    """Measures a row in a process of its own, with caches of compilers and results in `folder`; None if it fails."""
+    output, caches = folder / f"{row.name}.json", folder / (row.name if row.cold else "shared")
+    environment = {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TRITON_CACHE_DIR": f"{caches}/triton"}
+    command = [sys.executable, "-m", "benchmarks.speed", "--row", row.name, "--output", str(output), *arguments]
+    finished = subprocess.run(command, env={**os.environ, **environment}, cwd=records.ROOT, stdout=sys.stderr, check=False)
+    if finished.returncode or not output.exists():
+        return None
+    measured: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+    return measured
 
 
 if __name__ == "__main__":

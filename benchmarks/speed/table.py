@@ -19,12 +19,14 @@ class Row:
         title: What it is.
         measure: Gives its findings.
         missing: Says what it needs and this machine lacks; None if nothing.
+        cold: Whether it times compilation, and so must find no compiler cache; the other rows share one.
     """
 
     name: str
     title: str
     measure: Callable[[Settings], Findings]
     missing: Callable[[], str | None] = lambda: None
+    cold: bool = False
 
 
 def _gpu() -> str | None:
@@ -34,13 +36,13 @@ def _gpu() -> str | None:
 ROWS = (
     Row("fake_quantize", "fake quantization, forward and backward, against copying the same bytes", fake_quantize.measure),
     Row("cnn_step", "CNN, W4A4 LSQ, eager: training step and bytes saved for backward", step.measure_cnn),
-    Row("cnn_compiled", "CNN, W4A4 LSQ, whole model compiled, against the compiled float model", step.measure_compiled),
+    Row("cnn_compiled", "CNN, W4A4 LSQ, whole model compiled, against the compiled float model", step.measure_compiled, cold=True),
     Row("vit_step", "transformer, W2A2 StatsQ and QKR, eager: training step and bytes saved for backward", step.measure_vit),
     Row("tracker", "state of tracking and freezing", tracker.measure),
-    Row("kernels", "compiled kernels and cold start", kernels.measure),
+    Row("kernels", "compiled kernels and cold start", kernels.measure, cold=True),
     Row("batchnorm", "batch-norm re-estimation", batchnorm.measure),
     Row("loader", "data loading against the step's need", loader.measure, loader.missing),
     Row("gpu_fake_quantize", "GPU: fake quantization in bfloat16", gpu.measure_fake_quantize, _gpu),
-    Row("gpu_cnn", "GPU: CNN, bfloat16, compiled", gpu.measure_cnn, _gpu),
-    Row("gpu_vit", "GPU: transformer, bfloat16, compiled", gpu.measure_vit, _gpu),
+    Row("gpu_cnn", "GPU: CNN, bfloat16, compiled", gpu.measure_cnn, _gpu, cold=True),
+    Row("gpu_vit", "GPU: transformer, bfloat16, compiled", gpu.measure_vit, _gpu, cold=True),
 )

@@ -142,7 +142,7 @@ def test_all_tensors_behind_an_object_are_found() -> None:
 
 
 def test_the_command_records_what_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def in_process(row: Row, arguments: list[str]) -> dict[str, Any] | None:
+    def in_process(row: Row, arguments: list[str], folder: Path) -> dict[str, Any] | None:
         assert arguments[:2] == ["--rounds", "7"]
         return None if row.name == "tracker" else record.row(row.title, Findings([Figure("f", 1.0, 1.0, 1.0)]), 1.0)
 
