@@ -142,7 +142,7 @@ def test_clipping_first_is_the_same_as_an_activation_before(limits: tuple[float,
     for folded in (True, False):
         x = torch.cat([torch.tensor([0.0, 6.0, -0.1, 6.1]), 4 * torch.randn(200, generator=torch.Generator().manual_seed(0))])
         x.requires_grad_()
-        scale = torch.tensor([0.3], requires_grad=True)
+        scale = torch.tensor([0.5], requires_grad=True)  # 6 lies on the unsigned grid
         grid = Grid(scale, 0, 0.0, *grid_limits)
         clipped = x if folded else (torch.relu(x) if limits[1] == math.inf else torch.nn.functional.relu6(x))
         output = fake_quantize(clipped, grid, clip=limits if folded else None)

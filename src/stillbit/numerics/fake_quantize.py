@@ -25,6 +25,7 @@ from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
 from stillbit.numerics.kernels import Variant
 from stillbit.numerics.layout import layout
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
+from stillbit.numerics.workspace import empty_values
 
 _STE = STE()
 _RECOMPUTE_FROM = 1 << 16  # elements; fewer are saved: computing them again would cost more than so few bytes are worth
@@ -186,7 +187,8 @@ def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | 
     """Gives the values, and the rounded positions of a random rounding."""
     seen, dtype = layout(x, scale), compute_dtype(x)
     view = seen.view(x)
-    value, kept = kernels.run(
+    value, kept = kernels.run_into(
+        empty_values if options.recompute else torch.empty_like,  # values that are saved would keep a block of the workspace
         kernels.forward,
         view,
         seen.view_scale(scale).to(dtype),
@@ -223,7 +225,8 @@ class _FakeQuantize(torch.autograd.Function):
         ctx.unpacked = None
         options: _Options = ctx.options
         seen, dtype = layout(x, scale), compute_dtype(x)
-        to_latent, *to_grid = kernels.run(
+        to_latent, *to_grid = kernels.run_into(
+            torch.empty_like if x.is_leaf else empty_values,  # the gradient of a parameter stays
             kernels.backward,
             seen.view(gradient),
             seen.view(x),

@@ -188,7 +188,7 @@ def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]
     """Runs `kernel`, compiled where that pays and a compiler is there, with the same codes either way.
 
     Args:
-        kernel: `forward` or `backward`.
+        kernel: A function of this file's kind.
         x: The kernel's first tensor, a canonical view.
         arguments: The kernel's other arguments.
 
@@ -200,3 +200,30 @@ def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]
         if compiled is not None:
             return compiled
     return kernel(x, *arguments)
+
+
+def run_into(room: Callable[[Tensor], Tensor], kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+    """Runs `kernel` as `run` does, and where it is compiled has its first result written into memory of the caller's choice.
+
+    Args:
+        room: Makes a tensor of the shape and dtype of another.
+        kernel: `forward` or `backward`, whose first result is like `x`.
+        x: The kernel's first tensor.
+        arguments: The kernel's other arguments.
+
+    Returns:
+        What the kernel gives.
+    """
+    if x.numel() >= _COMPILE_FROM and not torch.compiler.is_compiling():
+        first = room(x)
+        others = try_compiled(_write, kernel, first, x, *arguments)
+        if others is not None:
+            return first, *others
+    return kernel(x, *arguments)
+
+
+def _write(kernel: Kernel, room: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+    first, *others = kernel(*arguments)
+    assert first is not None
+    room.copy_(first)
+    return tuple(others)
