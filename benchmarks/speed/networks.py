@@ -48,14 +48,14 @@ def float_model(name: str, settings: Settings) -> nn.Module:
     return model.train().to(settings.device)
 
 
-def cnn(settings: Settings, *, recompute: bool = True) -> nn.Module:
+def cnn(settings: Settings, *, recompute: str = "balanced") -> nn.Module:
     """Makes our convolutional network: W4A4, LSQ, the first and last layer of 8 bits."""
     minmax = sb.RangeConfig("current_minmax")  # a search would take longer than the measurement
     config = sb.QuantConfig.parse("W4A4", weight_range=minmax, activation_range=minmax, recompute=recompute)
     return _prepared(settings.cnn, config, settings, settings.cnn_batch)
 
 
-def vit(settings: Settings, *, recompute: bool = True) -> nn.Module:
+def vit(settings: Settings, *, recompute: str = "balanced") -> nn.Module:
     """Makes our vision transformer: W2A2, StatsQ, query-key reparameterization."""
     config = dataclasses.replace(sb.QuantConfig.for_vit("W2A2"), recompute=recompute)
     return _prepared(settings.vit, config, settings, settings.vit_batch)

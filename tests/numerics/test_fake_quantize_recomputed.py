@@ -183,13 +183,13 @@ def test_a_tensor_changed_before_backward_is_an_error(changed: str) -> None:
         output.backward()
 
 
-@pytest.mark.parametrize("recompute", [True, False])
-def test_a_configuration_decides_for_every_quantizer(recompute: bool) -> None:
+@pytest.mark.parametrize(("recompute", "computed_again"), [("balanced", True), ("always", True), ("never", False)])
+def test_a_configuration_decides_for_every_quantizer(recompute: str, computed_again: bool) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
     images = torch.randn(2, 3, 8, 8)
     prepare(model, QuantConfig.parse("W3A3", recompute=recompute), example=images)
     calibrate(model, [(images,)])
-    assert all(module.recompute == recompute for module in model.modules() if isinstance(module, Quantizer))
+    assert all(module.recompute == computed_again for module in model.modules() if isinstance(module, Quantizer))
     values: list[int] = []
     for module in model.modules():
         if isinstance(module, Quantizer):
@@ -197,7 +197,7 @@ def test_a_configuration_decides_for_every_quantizer(recompute: bool) -> None:
     with saved_storages() as seen:
         output = model(images)
     assert len(values) == 5
-    assert bool(seen & set(values)) != recompute
+    assert bool(seen & set(values)) != computed_again
     output.sum().backward()
 
 

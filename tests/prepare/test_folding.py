@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from stillbit.errors import PrepareError
 from stillbit.modules.folded import FoldedReLU, FoldedReLU6
 from stillbit.prepare import QuantConfig, calibrate, prepare
+from stillbit.prepare.policy import RECOMPUTE
 from stillbit.quantizers import Quantizer
 from tests.prepare.networks import MINMAX, calibrated, image, prepared, small_mobilenet, small_resnet, whole
 
@@ -209,3 +210,31 @@ def test_a_model_that_is_refused_gets_its_activations_back(monkeypatch: pytest.M
     with pytest.raises(PrepareError, match="no"):
         prepare(model, QuantConfig.parse("W4A4"), example=image())
     assert model.activation is activation
+
+
+def saved_elements(model: nn.Module) -> int:
+    """Counts what a forward pass saves, parameters apart, each storage once."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes() // 4
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(image(batch=4))
+    del output
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_as_much_is_saved_as_by_the_float_model_or_less_or_more(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("stillbit.numerics.fake_quantize"), "_RECOMPUTE_FROM", 1000)  # activations, not weights
+    element = 4 * 3 * 32 * 32
+    saved = {recompute: saved_elements(calibrated(Layers(activation()), recompute=recompute).train()) for recompute in RECOMPUTE}
+    by_float = saved_elements(Layers(activation()))
+    assert saved["balanced"] == pytest.approx(by_float, rel=0.02)
+    assert saved["always"] == pytest.approx(by_float - (element if activation is nn.ReLU6 else 0), rel=0.02)
+    assert saved["never"] > saved["balanced"] + 0.9 * element

@@ -24,7 +24,9 @@ def measure_cnn(settings: Settings) -> Findings:
     ours = Training(networks.cnn(settings), images)
     job = networks.job_of(ours.model)
     made = {"float": Training(networks.float_model(settings.cnn, settings), images), OURS: ours}
-    made[f"{OURS}, values saved"] = Training(networks.cnn(settings, recompute=False), images)
+    made[f"{OURS}, values saved"] = Training(networks.cnn(settings, recompute="never"), images)
+    if not settings.short:
+        made[f"{OURS}, values computed again"] = Training(networks.cnn(settings, recompute="always"), images)
     made["eager chain"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, EagerQuantizer)), images)
     made["torch learnable"] = Training(with_layers(settings, job, lambda layer, each: QuantizedLayer(layer, each, TorchQuantizer)), images)
     if not settings.short:
@@ -53,7 +55,7 @@ def measure_vit(settings: Settings) -> Findings:
         attention.fused_attn = False
     made = {"float": Training(networks.float_model(settings.vit, settings), images), OURS: Training(networks.vit(settings), images)}
     if not settings.short:
-        made[f"{OURS}, values saved"] = Training(networks.vit(settings, recompute=False), images)
+        made[f"{OURS}, values saved"] = Training(networks.vit(settings, recompute="never"), images)
     made["float, attention unfused"] = Training(unfused, images)
     _compare(found, made, settings, step_target=1.5, bytes_target=1.3)
     return found

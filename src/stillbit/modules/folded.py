@@ -6,6 +6,7 @@ gradients are the same to the bit; a forward and a backward pass over the tensor
 """
 
 import math
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -28,22 +29,36 @@ class FoldedReLU6(nn.ReLU6):
         return x
 
 
-_FOLDED: dict[type[nn.Module], tuple[type[nn.Module], tuple[float, float]]] = {
-    nn.ReLU: (FoldedReLU, (0.0, math.inf)),
-    nn.ReLU6: (FoldedReLU6, (0.0, 6.0)),
+class Foldable(NamedTuple):
+    """What folding needs to know of an activation function.
+
+    Attributes:
+        kind: Its folded form.
+        clip: Its limits.
+        saves_input: Whether autograd saves its input beside its output, which the layer behind it saves: so it does for ReLU6, for
+            it has no use for ReLU's.
+    """
+
+    kind: type[nn.Module]
+    clip: tuple[float, float]
+    saves_input: bool
+
+
+_FOLDABLE = {
+    nn.ReLU: Foldable(FoldedReLU, (0.0, math.inf), saves_input=False),
+    nn.ReLU6: Foldable(FoldedReLU6, (0.0, 6.0), saves_input=True),
 }
 
 
-def clip_limits(activation: nn.Module) -> tuple[float, float] | None:
-    """Gives the limits of an activation that can be folded; None for every other module, subclasses included.
+def foldable(activation: nn.Module) -> Foldable | None:
+    """Says how an activation is folded; None for every other module, subclasses included.
 
-    >>> clip_limits(nn.ReLU6())
+    >>> foldable(nn.ReLU6()).clip
     (0.0, 6.0)
     """
-    entry = _FOLDED.get(type(activation))
-    return None if entry is None else entry[1]
+    return _FOLDABLE.get(type(activation))
 
 
 def folded(activation: nn.Module) -> nn.Module:
-    """Makes the folded form of an activation that has `clip_limits`; children and hooks are carried over."""
-    return adopt(_FOLDED[type(activation)][0], activation)
+    """Makes the folded form of an activation that is `foldable`; children and hooks are carried over."""
+    return adopt(_FOLDABLE[type(activation)].kind, activation)

@@ -83,6 +83,7 @@ POLICIES: dict[str, Policy] = {
 QUANTIZERS = ("lsq", "fixed", "statsq")
 ATTENTIONS = ("float", "plain", "qkr")
 ACTIVATION_SCALES = ("tensor", "token")
+RECOMPUTE = ("balanced", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ class QuantConfig:
         activation_scales: One a "tensor"; or one a "token" (and an input channel of a convolution, a head): as published for
             vision transformers, and bound to one image size.
         learned_shifts: Learned biases before and behind each quantizer of a layer's input.
-        recompute: Compute quantized values again for backward rather than save them: as many bytes as the float model, for one more
-            pass over each quantized tensor. `torch.compile` decides that by itself.
+        recompute: Which quantized values are computed again for backward rather than saved, at one more pass over the tensor: "always"
+            all, the fewest bytes; "never" none, the fewest passes; "balanced" those without which the float model saves fewer bytes.
+            `torch.compile` decides that by itself.
         fold_activations: Let quantizers apply the ReLU or ReLU6 before them, in the same pass over the tensor, with the same numbers; what
             looks at the output of such an activation module sees its input then.
         overrides: Exceptions by layer name; the last that matches counts.
@@ -157,7 +159,7 @@ class QuantConfig:
     attention: str = "float"
     activation_scales: str = "tensor"
     learned_shifts: bool = False
-    recompute: bool = True
+    recompute: str = "balanced"
     fold_activations: bool = True
     overrides: tuple[Override, ...] = ()
     published: bool = False
@@ -172,6 +174,7 @@ class QuantConfig:
         _check_choice("quantizer", self.quantizer, QUANTIZERS)
         _check_choice("attention", self.attention, ATTENTIONS)
         _check_choice("activation_scales", self.activation_scales, ACTIVATION_SCALES)
+        _check_choice("recompute", self.recompute, RECOMPUTE)
         for name in ("attention", "activation_scales", "learned_shifts"):
             if getattr(self, name) not in ("float", "tensor", False) and not POLICIES[self.policy].inputs:
                 raise RecipeError(f"{name} is {getattr(self, name)!r} with policy {self.policy!r}; allowed: with policies of inputs")
@@ -234,7 +237,7 @@ class QuantConfig:
         """Makes a quantizer for a weight."""
         if self.quantizer == "statsq" and bits < INTEGER_BITS:
             made = StatsQ(bits, scale_shape, rounding=self._rounding())
-            made.recompute = self.recompute
+            made.recompute = self.recompute != "never"
             return made
         return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
 
@@ -259,7 +262,7 @@ class QuantConfig:
                 published=self.published,
             )
         made.range_config = range_config
-        made.recompute = self.recompute
+        made.recompute = self.recompute != "never"
         return made
 
     def _rounding(self) -> Rounding:

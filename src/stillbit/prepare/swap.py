@@ -69,7 +69,7 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
         _label(model)
         with _bypassed(model):
             if config.fold_activations:
-                fold_activations(model, example)
+                fold_activations(model, example, balanced=config.recompute == "balanced")
             covered = _check_same_output(model, trace.output, example, config)
     of_weights = {site.quantizer.label for site in weight_sites(model)}
     return Coverage(
