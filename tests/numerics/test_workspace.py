@@ -1,7 +1,9 @@
 """Blocks of memory are used again when nothing refers to them, and never before."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -86,12 +88,21 @@ def test_small_tensors_and_other_devices_are_not_its_business() -> None:
     assert space._blocks == []
 
 
-def test_threads_get_blocks_of_their_own() -> None:
+def test_threads_get_blocks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     space = Workspace()
+    choose = workspace._reference_counts
+
+    def slowly(blocks: list[Any]) -> list[int]:
+        counts = choose(blocks)
+        time.sleep(0.005)  # long enough for another thread to choose the same
+        return counts
+
+    monkeypatch.setattr(workspace, "_reference_counts", slowly)
 
     def work(number: int) -> bool:
-        for _ in range(200):
+        for _ in range(5):
             mine = take(space).fill_(number)
+            time.sleep(0.005)
             if not bool((mine == number).all()):
                 return False
             del mine
