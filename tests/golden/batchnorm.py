@@ -75,7 +75,7 @@ def _with_scale(bits: int, scale: Tensor, *, signed: bool) -> Quantizer:
 def _freezing(network: Network, case: Case) -> Freezing:
     """A method in the state that the golden case's trackers had before re-estimation."""
     momentum = next(iter(case.config["tracker"].values()))["momentum"]
-    freezing = Freezing(network, threshold=1.0, ema_momentum=momentum, published=True)
+    freezing = Freezing(network, threshold=1.0, ema_momentum=momentum, published=True, totals=True)
     freezing.after_step(1)
     state = freezing.state_dict()
     for site in weight_sites(network):

@@ -136,7 +136,7 @@ class Run:
 
     def _tracking(self) -> Freezing | Tracking:
         freezing = self.case.config["freezing"]
-        settings = {"ema_momentum": freezing["momentum"], "max_bits": freezing["max_bits"]}
+        settings = {"ema_momentum": freezing["momentum"], "max_bits": freezing["max_bits"], "totals": True}
         if not freezing.get("active", True):
             return Tracking(self.model, **settings)
         steps = self.case.config.get("steps", 12)

@@ -23,6 +23,7 @@ def check_tracker(case: Case) -> dict[str, float]:
         ema_momentum=case.config["momentum"],
         use_ema=case.config["use_ema_x_int"],
         published=True,
+        totals=True,
     )
     errors: dict[str, float] = {}
     total = torch.tensor(0)

@@ -47,9 +47,9 @@ def _method(case: Case, model: nn.Module) -> tuple[Freezing | Tracking, Tracker]
     threshold, momentum = case.config["freeze_threshold"], case.config["momentum"]
     method: Freezing | Tracking
     if threshold > 0:
-        method = Freezing(model, threshold=threshold, ema_momentum=momentum, published=True)
+        method = Freezing(model, threshold=threshold, ema_momentum=momentum, published=True, totals=True)
     else:
-        method = Tracking(model, ema_momentum=momentum)
+        method = Tracking(model, ema_momentum=momentum, totals=True)
     return method, method.tracker
 
 

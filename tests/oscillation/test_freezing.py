@@ -125,6 +125,9 @@ class ProductSite:
     def latent(self) -> Tensor:
         return self.layer.left @ self.layer.right
 
+    def gradient(self) -> Tensor:
+        raise NotImplementedError
+
     def add_gradient(self, gradient: Tensor) -> None:
         raise NotImplementedError
 
@@ -158,7 +161,18 @@ def test_pins_travel_in_the_model_and_the_rest_in_the_method() -> None:
     train(model, optimizer, range(20))
     assert 0.0 < freezing.metrics()["frozen"] < 1.0
     assert "0.weight_quantizer.pins" in model.state_dict()
-    assert set(freezing.state_dict()["sites"]["0"]) == {"previous", "direction", "frequency", "total", "average_code"}
+    assert set(freezing.state_dict()["sites"]["0"]) == {"previous", "direction", "frequency", "average_code"}
+
+
+@pytest.mark.parametrize(("totals", "allowed"), [(False, 11), (True, 15)], ids=["plain", "with-totals"])
+def test_a_tracked_weight_with_its_pin_takes_so_many_bytes(totals: bool, allowed: int) -> None:
+    model = network()
+    optimizer = sgd(model)
+    freezing = Freezing(model, threshold=0.1, ema_momentum=0.2, totals=totals).attach(optimizer)
+    train(model, optimizer, range(5))
+    state = [*freezing.state_dict()["sites"]["0"].values(), model.state_dict()["0.weight_quantizer.pins"]]
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in state)
+    assert sum(tensor.nbytes for tensor in state) == allowed * model[0].weight.numel()
 
 
 def test_a_model_with_trackers_can_be_copied() -> None:
@@ -194,10 +208,12 @@ def test_config_values_out_of_range_are_refused(given: dict[str, float]) -> None
 
 
 def test_config_builds_the_published_annealing() -> None:
-    config = FreezingConfig(threshold=0.2, final_threshold=0.05, begin=0.5, ema_momentum=0.02, max_bits=3, use_ema=False, published=True)
+    config = FreezingConfig(
+        threshold=0.2, final_threshold=0.05, begin=0.5, ema_momentum=0.02, max_bits=3, use_ema=False, published=True, totals=True
+    )
     freezing = config.build(network(), steps=100)
     assert [freezing.threshold(step) for step in (1, 49, 50, 100)] == [0.0, 0.0, 0.2, 0.05]
-    assert (freezing.tracker.ema_momentum, freezing.tracker.max_bits) == (0.02, 3)
+    assert (freezing.tracker.ema_momentum, freezing.tracker.max_bits, freezing.tracker.totals) == (0.02, 3, True)
     assert (freezing.use_ema, freezing.published) == (False, True)
 
 

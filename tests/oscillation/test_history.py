@@ -1,16 +1,26 @@
 import pytest
 import torch
+from torch import Tensor
 
-from stillbit.numerics import kernels
-from stillbit.oscillation.history import History
+from stillbit.numerics import Grid, kernels
+from stillbit.numerics.kernels import FREE
+from stillbit.numerics.passes import run_pass, share
+from stillbit.oscillation.history import History, Momentum, Pinning, advance
 
 SIGNED_3_BITS = (-4, 3)
 
 
+def update(history: History, codes: Tensor, momentum: float, limits: tuple[int, int] = SIGNED_3_BITS) -> None:
+    """Takes up codes: as latents on a grid of scale 1."""
+    state = (history.previous, history.direction, history.frequency, history.total, history.average_code)
+    grid = Grid(torch.ones(1), 0, 0.0, *limits)
+    run_pass(advance, [share((*state, None, codes), len(state), grid)], *Momentum.of(momentum), None, None)
+
+
 def histories(*codes: float, momentum: float = 0.5) -> History:
-    history = History.starting_at(torch.tensor([codes[0]]), SIGNED_3_BITS)
+    history = History.starting_at(torch.tensor([codes[0]]), SIGNED_3_BITS, totals=True)
     for code in codes[1:]:
-        history.update(torch.tensor([code]), momentum)
+        update(history, torch.tensor([code]), momentum)
     return history
 
 
@@ -28,6 +38,7 @@ def histories(*codes: float, momentum: float = 0.5) -> History:
 )
 def test_an_oscillation_is_a_switch_against_the_last_switch(codes: tuple[float, ...], total: int, direction: int) -> None:
     history = histories(*codes)
+    assert history.total is not None
     assert history.total.item() == total
     assert history.direction.item() == direction
     assert history.previous.item() == codes[-1]
@@ -38,11 +49,11 @@ def test_frequency_is_a_moving_average_that_every_step_moves() -> None:
 
 
 def test_average_code_rounds_the_product_first() -> None:
-    history = histories(0.0)
     codes, momentum = torch.arange(64.0) % 8 - 4, 0.1
+    history = History.starting_at(codes, SIGNED_3_BITS)
     history.average_code = torch.rand(64) * 8 - 4
     wanted = momentum * codes + (1 - momentum) * history.average_code
-    history.average(codes, momentum)
+    update(history, codes, momentum)
     assert torch.equal(history.average_code, wanted)
 
 
@@ -51,32 +62,55 @@ def test_codes_are_stored_so_that_their_difference_fits(limits: tuple[int, int],
     low, high = map(float, limits)
     history = History.starting_at(torch.tensor([low, high]), limits)
     assert history.previous.dtype == dtype
-    history.update(torch.tensor([high, low]), 0.5)
+    update(history, torch.tensor([high, low]), 0.5, limits)
     assert history.direction.tolist() == [-1, 1]
 
 
 def test_float64_frequency_takes_momentum_rounded_to_float32() -> None:
     history = History.starting_at(torch.zeros(1, dtype=torch.float64), SIGNED_3_BITS)
     for code in (1.0, 0.0):
-        history.update(torch.tensor([code], dtype=torch.float64), 0.1)
+        update(history, torch.tensor([code], dtype=torch.float64), 0.1)
     assert history.frequency.dtype == torch.float64
     assert history.frequency.item() == torch.tensor(0.1, dtype=torch.float32).double().item()
+
+
+class Weight:
+    """A weight that freezes, outside any model."""
+
+    def __init__(self, codes: Tensor) -> None:
+        self.history = History.starting_at(codes, SIGNED_3_BITS, totals=True)
+        self.history.average_code = codes.clone()
+        self.pins = torch.full_like(codes, FREE, dtype=torch.int8)
+        self.latent = torch.empty_like(codes)
+
+    def step(self, codes: Tensor, scale: Tensor) -> None:
+        self.latent.copy_(0.999 * scale * codes)
+        one = self.history
+        state = (one.previous, one.direction, one.frequency, one.total, one.average_code, self.pins, self.latent)
+        weight = share(state, len(state), Grid(scale, 0, 0.0, *SIGNED_3_BITS))
+        threshold = torch.tensor(0.4, dtype=torch.float64)
+        run_pass(advance, [weight], *Momentum.of(0.3), threshold, Pinning(hold=True, repin=False))
+
+    def state(self) -> dict[str, Tensor]:
+        return {**self.history.state_dict(), "pins": self.pins, "latent": self.latent}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_a_large_history_in_one_compiled_pass_is_the_plain_one(dtype, memory_format, monkeypatch):
+def test_a_large_weight_in_one_compiled_pass_is_the_plain_one(dtype, memory_format, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     steps = torch.randint(-2, 2, (12, 64, 32, 8, 8), generator=generator).to(dtype)
-    fused = History.starting_at(steps[0].to(memory_format=memory_format), (-2, 1))
-    plain = History.starting_at(steps[0], (-2, 1))
-    for code in steps[1:]:
-        fused.update(code.to(memory_format=memory_format), 0.3)
+    scale = 0.1 + torch.rand(64, 1, 1, 1, generator=generator)
+    fused, plain = Weight(steps[0].to(memory_format=memory_format)), Weight(steps[0])
+    for codes in steps[1:]:
+        fused.step(codes.to(memory_format=memory_format), scale)
     monkeypatch.setattr(kernels, "_COMPILE_FROM", steps[0].numel() + 1)
-    for code in steps[1:]:
-        plain.update(code, 0.3)
-    assert fused.frequency.stride() == steps[0].to(memory_format=memory_format).stride()
-    for name, tensor in plain.state_dict().items():
-        assert torch.equal(fused.state_dict()[name], tensor), name
-        assert fused.state_dict()[name].dtype == tensor.dtype
+    for codes in steps[1:]:
+        plain.step(codes, scale)
+    assert 0 < (plain.pins != FREE).sum() < plain.pins.numel()
+    for name, tensor in plain.state().items():
+        found = fused.state()[name]
+        assert torch.equal(found, tensor), name
+        assert found.dtype == tensor.dtype
+        assert found.stride() == steps[0].to(memory_format=memory_format).stride()

@@ -27,11 +27,13 @@ def oscillations(treat: str) -> tuple[int, float]:
         Dampening(model, weight=1.0).attach(optimizer)
     if treat == "freezing":
         Freezing(model, threshold=0.2, ema_momentum=0.05).attach(optimizer)
-    history = Tracking(model).attach(optimizer).tracker.histories
+    history = Tracking(model, totals=True).attach(optimizer).tracker.histories
     fit(model, optimizer, 200)
-    early = history["0"].total.item()
+    total = history["0"].total
+    assert total is not None
+    early = int(total)
     fit(model, optimizer, 200)
-    return int(history["0"].total.item() - early), model(torch.ones(1, 1)).item()
+    return int(total) - early, model(torch.ones(1, 1)).item()
 
 
 def test_it_oscillates_under_the_plain_estimator() -> None:

@@ -14,7 +14,7 @@ from tests.oscillation.small_models import network, sgd, train
 
 METHODS: dict[str, Callable[[nn.Module], Method]] = {
     "tracking": lambda model: Tracking(model, ema_momentum=0.2),
-    "freezing": lambda model: Freezing(model, threshold=Cosine(0.2, 0.1, 20, begin=0.25, before=0.0), ema_momentum=0.2),
+    "freezing": lambda model: Freezing(model, threshold=Cosine(0.2, 0.1, 20, begin=0.25, before=0.0), ema_momentum=0.2, totals=True),
     "freezing-current": lambda model: Freezing(model, threshold=0.1, ema_momentum=0.2, use_ema=False),
     "freezing-published": lambda model: Freezing(
         model, threshold=Cosine(0.2, 0.1, 20, begin=0.6, before=0.0), ema_momentum=0.2, published=True

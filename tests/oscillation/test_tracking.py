@@ -87,8 +87,8 @@ def test_evaluation_and_forward_passes_change_nothing() -> None:
     ("spoil", "message"),
     [
         pytest.param(lambda state: state["sites"].update(other=state["sites"].pop("0")), "state of (0|other)", id="other-name"),
-        pytest.param(lambda state: state["sites"]["0"].update(total=torch.zeros(2)), r"state of 0: shape \[2\] given", id="shape"),
-        pytest.param(lambda state: state["sites"]["0"].pop("total"), "state of 0: .* given", id="missing-tensor"),
+        pytest.param(lambda state: state["sites"]["0"].update(previous=torch.zeros(2)), r"state of 0: shape \[2\] given", id="shape"),
+        pytest.param(lambda state: state["sites"]["0"].pop("frequency"), "state of 0: .* given", id="missing-tensor"),
         pytest.param(lambda state: state.pop("step"), "with step", id="not-a-method"),
     ],
 )
@@ -99,6 +99,24 @@ def test_a_foreign_state_is_refused_by_name(spoil: object, message: str) -> None
     spoil(state)
     with pytest.raises(CheckpointError, match=message):
         Tracking(one_weight()).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [(True, False), (False, True)], ids=["not-counted-here", "not-counted-there"])
+def test_a_state_with_totals_needs_a_method_that_counts_them(saved: bool, loaded: bool) -> None:
+    tracking = Tracking(one_weight(), totals=saved)
+    tracking.after_step(1)
+    message = f"oscillation state of 0: saved with totals={saved}, loaded with totals={loaded}; allowed: the same option in both"
+    with pytest.raises(CheckpointError, match=f"^{message}$"):
+        Tracking(one_weight(), totals=loaded).load_state_dict(tracking.state_dict())
+
+
+def test_totals_count_the_oscillations_of_each_weight() -> None:
+    model = nn.Sequential(linear(torch.full((1, 2), 0.2), calibrated(3, 0.2)))
+    tracking = Tracking(model, totals=True)
+    for weights in ((0.2, 0.2), (0.4, 0.2), (0.2, 0.4), (0.4, 0.6)):
+        place(model, *weights)
+        tracking.after_step(1)
+    assert tracking.state_dict()["sites"]["0"]["total"].tolist() == [[2, 0]]
 
 
 def test_loading_copies_and_takes_the_dtype_of_the_model() -> None:
@@ -126,5 +144,5 @@ def test_a_float_model_is_refused() -> None:
 
 
 def test_config_builds() -> None:
-    tracking = TrackingConfig(ema_momentum=0.02, max_bits=3).build(network(), steps=10)
-    assert (tracking.tracker.ema_momentum, tracking.tracker.max_bits) == (0.02, 3)
+    tracking = TrackingConfig(ema_momentum=0.02, max_bits=3, totals=True).build(network(), steps=10)
+    assert (tracking.tracker.ema_momentum, tracking.tracker.max_bits, tracking.tracker.totals) == (0.02, 3, True)

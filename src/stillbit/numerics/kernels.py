@@ -68,11 +68,11 @@ def forward(
     else:
         floor = torch.floor(position)
         rounded = floor + (noise < position - floor)
-    code = _code(rounded, zero_point, pins, low, high)
-    value = scale * _add(_subtract(code, zero_point), shift)
+    codes = _code(rounded, zero_point, pins, low, high)
+    values = value(codes, scale, zero_point, shift)
     # Positions beyond the int16 range are far off any grid of at most 8 bits: clamping keeps which side they are on.
     kept = None if noise is None else rounded.clamp(-32768, 32767).to(torch.int16)
-    return value.to(x.dtype), kept
+    return values.to(x.dtype), kept
 
 
 def code(
@@ -86,6 +86,12 @@ def code(
 ) -> tuple[Tensor]:
     """Gives the latents' codes, rounded half to even, pins included, in the dtype of the arithmetic; arguments as in `forward`."""
     return (_code(torch.round(_position(x, scale, shift)), zero_point, pins, low, high),)
+
+
+def value(code: Tensor | float, scale: Tensor, zero_point: Tensor | None, shift: float | None) -> Tensor:
+    """Gives the value of a code, `scale * (code - zero_point + shift)`; arguments as in `forward`."""
+    values: Tensor = scale * _add(_subtract(code, zero_point), shift)
+    return values
 
 
 def backward(
@@ -135,11 +141,11 @@ def backward(
     return to_latent, to_scale, to_code_zero, to_value_zero
 
 
-def _add(x: Tensor, y: Tensor | float | None) -> Tensor:
+def _add(x: Any, y: Tensor | float | None) -> Any:
     return x if y is None else x + y
 
 
-def _subtract(x: Tensor, y: Tensor | float | None) -> Tensor:
+def _subtract(x: Any, y: Tensor | float | None) -> Any:
     return x if y is None else x - y
 
 
@@ -155,11 +161,12 @@ def _strictly_inside(gradient: Tensor, x: Tensor, clip_low: float | None, clip_h
 
 
 def _position(x: Tensor, scale: Tensor, shift: float | None) -> Tensor:
-    return _subtract(x.to(scale.dtype) / scale, shift)
+    position: Tensor = _subtract(x.to(scale.dtype) / scale, shift)
+    return position
 
 
 def _code(rounded: Tensor, zero_point: Tensor | None, pins: Tensor | None, low: float, high: float) -> Tensor:
-    code = _add(rounded, zero_point).clamp(low, high)
+    code: Tensor = _add(rounded, zero_point).clamp(low, high)
     return code if pins is None else torch.where(pins == FREE, code, pins.to(code.dtype))
 
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
-from stillbit.numerics.grid import grid_limits, value
+from stillbit.numerics import kernels
+from stillbit.numerics.grid import compute_dtype, grid_limits, value
+from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
 from stillbit.schedules import Cosine, Schedule, as_schedule
@@ -64,10 +66,23 @@ class Dampening(Method):
         weight = self.weight(step)
         if self.in_loss or weight == 0.0:
             return
-        for site in weight_sites(self.model):
-            if all(parameter.requires_grad for parameter in site.parameters):
-                factor = 2.0 * weight * self._factor(site, site.latent())
-                site.add_gradient(self.gradient_scale * factor * _pull(site))
+        trained = [site for site in weight_sites(self.model) if all(parameter.requires_grad for parameter in site.parameters)]
+        derived: list[tuple[WeightSite, Tensor]] = []
+        run_pass(pull, (self._share(site, weight, derived) for site in trained))
+        for site, gradient in derived:
+            site.add_gradient(gradient)
+
+    def _share(self, site: WeightSite, weight: float, derived: list[tuple[WeightSite, Tensor]]) -> Share:
+        latent, quantizer = site.latent(), site.quantizer
+        if site.writable:
+            gradient = site.gradient()
+        else:
+            gradient = torch.zeros_like(latent)
+            derived.append((site, gradient))
+        factor = self.gradient_scale * (2.0 * weight * self._factor(site, latent))
+        own = latent.new_empty(1, dtype=compute_dtype(latent))
+        factors = own.copy_(factor) if isinstance(factor, Tensor) else own.fill_(factor)
+        return share((gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
 
     def metrics(self) -> dict[str, float]:
         """Gives `dampening_weight` and `dampening_loss` (weight included) as of the last step."""
@@ -90,12 +105,37 @@ class Dampening(Method):
         return latent.shape[site.output_axis] / latent.numel()
 
 
-def _pull(site: WeightSite) -> Tensor:
-    """Gives half the gradient of a site's squared distances: `latent - value` inside the grid, 0 outside, half of it on the limit."""
-    latent = site.latent()
-    low, high = grid_limits(site.quantizer.grid(latent))
-    inside = 0.5 * (torch.sign(latent - low) + torch.sign(high - latent))
-    return inside * (latent - _target(site, latent))
+def pull(
+    gradient: Tensor,
+    pins: Tensor | None,
+    latent: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    factor: Tensor,
+    shift: float,
+    low: float,
+    high: float,
+) -> tuple[()]:
+    """Adds `factor * inside * (latent - value)` to a gradient in place (numerics/passes.py).
+
+    `inside` is 1 inside the grid, 0 outside, and half of it on its limits.
+
+    Args:
+        gradient: Gradient of the latent.
+        pins: Codes that hold, or `FREE`; None where none does.
+        latent: The weight.
+        scale: Its grid (kernels.py), as the zero point and the last three.
+        zero_point: None for 0.
+        factor: Twice the weight of one element in the loss.
+        shift: Offset of the grid in units of the scale.
+        low: Smallest code.
+        high: Largest code.
+    """
+    (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
+    lowest, highest, target = (kernels.value(one, scale, zero_point, shift) for one in (low, high, code))
+    inside = 0.5 * (torch.sign(latent - lowest) + torch.sign(highest - latent))
+    gradient.copy_(gradient + factor * (inside * (latent - target)))
+    return ()
 
 
 @torch.no_grad()

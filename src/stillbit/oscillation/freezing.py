@@ -11,12 +11,11 @@ import logging
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
-from stillbit.numerics.grid import compute_dtype, value
 from stillbit.numerics.kernels import FREE
+from stillbit.oscillation.history import Pinning
 from stillbit.oscillation.method import Method
 from stillbit.oscillation.tracking import OSCILLATING_ABOVE, Tracker, check_tracking, shares, whole_share
 from stillbit.quantizers import WeightSite
@@ -37,6 +36,7 @@ class Freezing(Method):
         use_ema: Pin to the rounded average of the codes; else to the code of the moment.
         published: Do as the reference code does, see above.
         oscillating_above: A free weight with a higher frequency counts as oscillating.
+        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
 
     Attributes:
         tracker: The histories, with averages of the codes.
@@ -56,9 +56,10 @@ class Freezing(Method):
         use_ema: bool = True,
         published: bool = False,
         oscillating_above: float = OSCILLATING_ABOVE,
+        totals: bool = False,
     ) -> None:
         super().__init__(model)
-        self.tracker = Tracker(model, ema_momentum=ema_momentum, max_bits=max_bits, oscillating_above=oscillating_above)
+        self.tracker = Tracker(model, ema_momentum=ema_momentum, max_bits=max_bits, oscillating_above=oscillating_above, totals=totals)
         self.threshold = as_schedule(threshold)
         self.use_ema = use_ema
         self.published = published
@@ -71,21 +72,16 @@ class Freezing(Method):
 
     def start(self) -> None:
         """Begins histories and code averages at the codes of now; the published averages begin with freezing."""
-        for site in self.tracker.sites():
-            code = self.tracker.observe(site)
-            history = self.tracker.histories[site.name]
-            if self._averages_from_the_start and history.average_code is None:
-                history.average_code = code
+        self.tracker.begin(averages=self._averages_from_the_start)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Takes the step's codes into the histories, pins what exceeds the threshold, and holds pinned latents."""
+        """Takes the step's codes into the histories, pins what exceeds the threshold, and holds pinned latents.
+
+        A derived latent (a product of weights) cannot be held: what is written there is lost, and the pin alone holds the code.
+        """
         threshold = self.threshold(step)
-        for site in self.tracker.sites():
-            code = self.tracker.update(site)
-            self._freeze(site, code, threshold)
-            if not self.published:
-                _hold(site)
+        averages = self.use_ema and (threshold > 0.0 or not self.published)
+        self.tracker.update(threshold, averages=averages, pinning=Pinning(hold=not self.published, repin=self.published))
 
     def metrics(self) -> dict[str, float]:
         """Gives the shares of tracked weights that are `frozen` and that still are `oscillating`."""
@@ -113,37 +109,8 @@ class Freezing(Method):
     def _averages_from_the_start(self) -> bool:
         return self.use_ema and not self.published
 
-    def _freeze(self, site: WeightSite, code: Tensor, threshold: float) -> None:
-        """Does step 9 of cnn spec 3: pins by the average before this step, then takes the step into the average."""
-        history, target = self.tracker.histories[site.name], code
-        averaging = self.use_ema and (threshold > 0.0 or not self.published)
-        if averaging:
-            if history.average_code is None:
-                history.average_code = code.clone()
-            target = history.average_code.round()
-        if threshold > 0.0:
-            self._pin(site, history.frequency > threshold, target)
-        if averaging:
-            history.average(code, self.tracker.ema_momentum)
-
-    def _pin(self, site: WeightSite, crossing: Tensor, target: Tensor) -> None:
-        pins = _pins(site)
-        if not self.published:
-            crossing &= pins == FREE
-        pins.copy_(torch.where(crossing, target.to(pins.dtype), pins))
-
     def _frozen(self) -> dict[str, Tensor]:
         return {site.name: _pins(site) != FREE for site in self.tracker.sites()}
-
-
-def _hold(site: WeightSite) -> None:
-    """Sets pinned latents to the value of their code on the grid of now.
-
-    A derived latent (a product of weights) cannot be written; there the pin alone holds the code.
-    """
-    latent, pins = site.latent(), _pins(site)
-    if site.writable:
-        site.write(pins != FREE, value(pins.to(compute_dtype(latent)), site.quantizer.grid(latent)))
 
 
 def _pins(site: WeightSite) -> Tensor:
@@ -164,6 +131,7 @@ class FreezingConfig:
         max_bits: Weights with more bits are left alone; at most 7.
         use_ema: Pin to the rounded average of the codes; else to the code of the moment.
         published: Do as the reference code does where it differs (docs/methods.md).
+        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
 
     Raises:
         RecipeError: If a value is out of range.
@@ -176,6 +144,7 @@ class FreezingConfig:
     max_bits: int = 4
     use_ema: bool = True
     published: bool = False
+    totals: bool = False
 
     def __post_init__(self) -> None:
         check_tracking(self.ema_momentum, self.max_bits)
@@ -202,4 +171,5 @@ class FreezingConfig:
             max_bits=self.max_bits,
             use_ema=self.use_ema,
             published=self.published,
+            totals=self.totals,
         )

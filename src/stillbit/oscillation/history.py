@@ -1,7 +1,7 @@
-"""What is known of the past of one weight site, element by element."""
+"""What is known of the past of one weight site, element by element, and the kernel that takes one more step into it."""
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 from stillbit.errors import CheckpointError
 from stillbit.numerics import kernels
 from stillbit.numerics.grid import compute_dtype
-from stillbit.numerics.layout import layout
+from stillbit.numerics.kernels import FREE
 from stillbit.quantizers import WeightSite
 
 
@@ -22,23 +22,24 @@ class History:
         previous: Codes at the last update; int8, or int16 where a difference of two codes needs it.
         direction: Sign of the last switch, int8: 1 the code went down, -1 up, 0 it never switched.
         frequency: Exponential moving average of oscillations a step; float32, float64 for float64 latents.
-        total: Number of oscillations, int32.
+        total: Number of oscillations, int32; None where nobody asked for it.
         average_code: Exponential moving average of the codes, dtype of `frequency`; None where nobody asked for one.
     """
 
     previous: Tensor
     direction: Tensor
     frequency: Tensor
-    total: Tensor
+    total: Tensor | None = None
     average_code: Tensor | None = None
 
     @classmethod
-    def starting_at(cls, code: Float[Tensor, "..."], limits: tuple[int, int]) -> Self:
+    def starting_at(cls, code: Float[Tensor, "..."], limits: tuple[int, int], *, totals: bool = False) -> Self:
         """Begins a history without switches.
 
         Args:
             code: The codes now.
             limits: Smallest and largest code.
+            totals: Whether to count oscillations.
         """
         low, high = limits
         integer = torch.int8 if high - low <= torch.iinfo(torch.int8).max else torch.int16
@@ -47,36 +48,8 @@ class History:
             previous,
             direction=torch.zeros_like(previous, dtype=torch.int8),
             frequency=torch.zeros_like(code),
-            total=torch.zeros_like(previous, dtype=torch.int32),
+            total=torch.zeros_like(previous, dtype=torch.int32) if totals else None,
         )
-
-    def update(self, code: Float[Tensor, "..."], momentum: float) -> None:
-        """Takes up the codes of one more step (cnn spec 3, steps 5 to 8).
-
-        A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
-        however long ago that was.
-
-        Args:
-            code: The codes now.
-            momentum: Weight of this step in the frequency.
-        """
-        seen = layout(code, code.new_ones(1))
-        state = (self.previous, self.direction, self.frequency, self.total)
-        # The share enters rounded to float32, for float64 latents too, as published.
-        share = float(torch.tensor(momentum, dtype=torch.float32))
-        advanced = kernels.run(_advance, seen.view(code), *(seen.view(one) for one in state), 1.0 - momentum, share)
-        self.previous, self.direction, self.frequency, self.total = (seen.restore(one, code) for one in advanced if one is not None)
-
-    def average(self, code: Float[Tensor, "..."], momentum: float) -> None:
-        """Takes the codes of one more step into their average.
-
-        Args:
-            code: The codes now.
-            momentum: Weight of this step in the average.
-        """
-        assert self.average_code is not None
-        # The product is rounded before the sum, as published; add_(alpha=) and lerp_ round otherwise.
-        self.average_code.mul_(1.0 - momentum).add_(momentum * code)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Gives the tensors that are there by name, as references."""
@@ -84,37 +57,131 @@ class History:
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
-    def restored(cls, state: dict[str, Tensor], site: WeightSite) -> Self:
+    def restored(cls, state: dict[str, Tensor], site: WeightSite, *, totals: bool = False) -> Self:
         """Makes a history of what `state_dict` gave.
 
         Args:
             state: Tensors by name.
             site: The site that they shall fit.
+            totals: Whether oscillations are counted.
 
         Raises:
             CheckpointError: If they do not.
         """
-        names = [field.name for field in fields(cls)]
+        if totals != ("total" in state):
+            raise CheckpointError(
+                f"oscillation state of {site.name}: saved with totals={not totals}, loaded with totals={totals}; "
+                "allowed: the same option in both"
+            )
+        names = [field.name for field in fields(cls) if field.name != "total" or totals]
         if set(state) | {"average_code"} != set(names):
             raise CheckpointError(f"oscillation state of {site.name}: {sorted(state)} given, allowed: {names}")
-        return cls(**{name: _fitting(saved, site) for name, saved in state.items()})
+        latent = site.latent()
+        return cls(**{name: _fitting(saved, latent, site.name) for name, saved in state.items()})
 
 
-def _fitting(saved: Tensor, site: WeightSite) -> Tensor:
-    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a site's arithmetic."""
-    latent = site.latent()
+def _fitting(saved: Tensor, latent: Tensor, name: str) -> Tensor:
+    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a latent's arithmetic."""
     if saved.shape != latent.shape:
-        raise CheckpointError(f"oscillation state of {site.name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")
+        raise CheckpointError(f"oscillation state of {name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")
     dtype = compute_dtype(latent) if saved.is_floating_point() else saved.dtype
     return saved.to(device=latent.device, dtype=dtype, copy=True)
 
 
-def _advance(
-    code: Tensor, previous: Tensor, direction: Tensor, frequency: Tensor, total: Tensor, kept_share: float, share: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Takes one more step into a history, element by element: one pass over all of it where it is compiled."""
-    current = code.to(previous.dtype)
-    moved = (previous - current).sign().to(torch.int8)
-    oscillated = moved * direction == -1
-    frequency = frequency * kept_share + oscillated.to(frequency.dtype) * share
-    return current, torch.where(moved != 0, moved, direction), frequency, total + oscillated
+class Momentum(NamedTuple):
+    """What one step counts for in a moving average.
+
+    Attributes:
+        kept: Share of all steps before it.
+        of_oscillation: Its own in a frequency: rounded to float32, for float64 latents too, as published.
+        of_code: Its own in an average of codes.
+    """
+
+    kept: float
+    of_oscillation: float
+    of_code: float
+
+    @classmethod
+    def of(cls, momentum: float) -> Self:
+        """Makes it of the weight of the present step, above 0, at most 1."""
+        return cls(1.0 - momentum, float(torch.tensor(momentum, dtype=torch.float32)), momentum)
+
+
+class Pinning(NamedTuple):
+    """What is fixed in the kernel when it pins.
+
+    Attributes:
+        hold: Whether pinned latents are set to the value of their code.
+        repin: Whether what is pinned may be pinned anew.
+    """
+
+    hold: bool
+    repin: bool
+
+
+def advance(
+    previous: Tensor,
+    direction: Tensor,
+    frequency: Tensor,
+    total: Tensor | None,
+    average: Tensor | None,
+    pins: Tensor | None,
+    latent: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    shift: float,
+    low: float,
+    high: float,
+    kept: float,
+    of_oscillation: float,
+    of_code: float,
+    threshold: Tensor | None,
+    pinning: Pinning | None,
+) -> tuple[()]:
+    """Does steps 5 to 9 of cnn spec 3 in place: takes the codes of one more step into a history, pins, and holds (numerics/passes.py).
+
+    A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
+    however long ago that was. A weight whose frequency is above the threshold is pinned to its average code as it was before this step.
+
+    Args:
+        previous: The history, as the four that follow.
+        direction: See `History`.
+        frequency: See `History`.
+        total: See `History`.
+        average: See `History`; None: weights are pinned to the code of the moment.
+        pins: int8: codes that hold, or `FREE`.
+        latent: The weight.
+        scale: Its grid (kernels.py), as the four that follow.
+        zero_point: None for 0.
+        shift: Offset of the grid in units of the scale.
+        low: Smallest code.
+        high: Largest code.
+        kept: See `Momentum`, as the two that follow.
+        of_oscillation: Share of this step in the frequency.
+        of_code: Share of this step in the average.
+        threshold: Of no axis, float64; infinity pins none.
+        pinning: How to pin; None: not at all, and pins and latent stay untouched.
+    """
+    (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
+    moved = (previous.to(code.dtype) - code).sign()
+    oscillated = moved * direction.to(code.dtype) == -1
+    advanced = frequency * kept + oscillated.to(frequency.dtype) * of_oscillation
+    if pinning is not None:
+        assert pins is not None
+        assert threshold is not None
+        crossing = advanced > threshold
+        target = code if average is None else average.round()
+        pinned = torch.where(crossing if pinning.repin else crossing & (pins == FREE), target, pins.to(code.dtype))
+        if pinning.hold:
+            value = kernels.value(pinned, scale, zero_point, shift)
+            latent.copy_(torch.where(pinned != FREE, value.to(latent.dtype), latent))
+        pins.copy_(pinned)
+    if average is not None:
+        # The product is rounded before the sum, as published; add_(alpha=) and lerp_ round otherwise.
+        average.copy_(average * kept + of_code * code)
+    if total is not None:
+        total.add_(oscillated)
+    previous.copy_(code)
+    direction.copy_(torch.where(moved != 0, moved, direction.to(code.dtype)))
+    frequency.copy_(advanced)
+    return ()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, RecipeError
 from stillbit.numerics.kernels import FREE
-from stillbit.oscillation.history import History
+from stillbit.numerics.passes import Share, run_pass, share
+from stillbit.oscillation.history import History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
 
@@ -30,37 +31,61 @@ class Tracker:
         ema_momentum: Weight of the present step in the frequencies, above 0, at most 1.
         max_bits: Weights with more bits are not tracked.
         oscillating_above: A free weight with a higher frequency counts as oscillating.
+        totals: Whether the oscillations of each weight are counted.
 
     Attributes:
         histories: By name of the site.
     """
 
-    def __init__(self, model: nn.Module, *, ema_momentum: float, max_bits: int, oscillating_above: float) -> None:
+    def __init__(self, model: nn.Module, *, ema_momentum: float, max_bits: int, oscillating_above: float, totals: bool = False) -> None:
         check_tracking(ema_momentum, max_bits)
         self.model = model
         self.ema_momentum = ema_momentum
         self.max_bits = max_bits
         self.oscillating_above = oscillating_above
+        self.totals = totals
         self.histories: dict[str, History] = {}
 
     def sites(self) -> list[WeightSite]:
         """Gives the sites that are tracked, found afresh."""
         return [site for site in weight_sites(self.model) if site.quantizer.bits <= self.max_bits]
 
-    @torch.no_grad()
-    def observe(self, site: WeightSite) -> Tensor:
-        """Gives the codes of a site, pins included; its history begins with them if it has none."""
-        code = site.quantizer.code(site.latent())
-        if site.name not in self.histories:
-            self.histories[site.name] = History.starting_at(code, site.quantizer.limits)
-        return code
+    def begin(self, *, averages: bool = False) -> None:
+        """Begins the histories, and where asked for the averages, that have not begun, at the codes of now."""
+        for site in self.sites():
+            self._history(site, site.latent(), averages=averages)
+
+    def update(self, threshold: float | None = None, *, averages: bool = False, pinning: Pinning | None = None) -> None:
+        """Takes one more step into all histories, in one pass over the weights; a first step begins them.
+
+        Args:
+            threshold: Frequency above which a weight is pinned; 0 or less: none is.
+            averages: Whether to take the step into the averages of the codes, and to pin to these.
+            pinning: How to pin; None: not at all.
+        """
+        limit = None
+        if threshold is not None:
+            limit = torch.tensor(threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
+        shares = (self._share(site, averages, pinning) for site in self.sites())
+        run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, pinning)
 
     @torch.no_grad()
-    def update(self, site: WeightSite) -> Tensor:
-        """Takes one more step of a site into its history; a first step begins it. Gives the codes, pins included."""
-        code = self.observe(site)
-        self.histories[site.name].update(code, self.ema_momentum)
-        return code
+    def _history(self, site: WeightSite, latent: Tensor, *, averages: bool) -> History:
+        history = self.histories.get(site.name)
+        if history is None or (averages and history.average_code is None):
+            code = site.quantizer.code(latent)
+            history = history or History.starting_at(code, site.quantizer.limits, totals=self.totals)
+            history.average_code = code if averages else None
+            self.histories[site.name] = history
+        return history
+
+    @torch.no_grad()
+    def _share(self, site: WeightSite, averages: bool, pinning: Pinning | None) -> Share:
+        latent = site.latent()
+        history = self._history(site, latent, averages=averages)
+        state = (history.previous, history.direction, history.frequency, history.total, history.average_code if averages else None)
+        num_changed = len(state) if pinning is None else len(state) + 1 + pinning.hold
+        return share((*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
 
     def oscillating(self) -> dict[str, Tensor]:
         """Gives by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""
@@ -89,7 +114,7 @@ class Tracker:
         for name in sites.keys() ^ state.keys() if state else ():
             known = "the model does not track it" if name in state else "the state lacks it"
             raise CheckpointError(f"oscillation state of {name}: {known}; allowed: a state of the same model and max_bits")
-        self.histories = {name: History.restored(state[name], site) for name, site in sites.items() if state}
+        self.histories = {name: History.restored(state[name], site, totals=self.totals) for name, site in sites.items() if state}
 
 
 @final
@@ -101,6 +126,7 @@ class Tracking(Method):
         ema_momentum: Weight of the present step in the frequencies, above 0, at most 1.
         max_bits: Weights with more bits are not tracked; 8-bit first and last layers hardly oscillate.
         oscillating_above: A weight with a higher frequency counts as oscillating.
+        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
 
     Attributes:
         tracker: The histories.
@@ -110,21 +136,25 @@ class Tracking(Method):
     """
 
     def __init__(
-        self, model: nn.Module, *, ema_momentum: float = 0.01, max_bits: int = 4, oscillating_above: float = OSCILLATING_ABOVE
+        self,
+        model: nn.Module,
+        *,
+        ema_momentum: float = 0.01,
+        max_bits: int = 4,
+        oscillating_above: float = OSCILLATING_ABOVE,
+        totals: bool = False,
     ) -> None:
         super().__init__(model)
-        self.tracker = Tracker(model, ema_momentum=ema_momentum, max_bits=max_bits, oscillating_above=oscillating_above)
+        self.tracker = Tracker(model, ema_momentum=ema_momentum, max_bits=max_bits, oscillating_above=oscillating_above, totals=totals)
 
     def start(self) -> None:
         """Begins the histories at the codes of now."""
-        for site in self.tracker.sites():
-            self.tracker.observe(site)
+        self.tracker.begin()
 
     def after_step(self, step: int) -> None:
         """Takes the step's codes into the histories."""
         del step
-        for site in self.tracker.sites():
-            self.tracker.update(site)
+        self.tracker.update()
 
     def metrics(self) -> dict[str, float]:
         """Gives `oscillating`, the share of tracked weights that oscillate."""
@@ -151,6 +181,7 @@ class TrackingConfig:
     Args:
         ema_momentum: Weight of the present step in the frequencies; 0.001 as published.
         max_bits: Weights with more bits are not tracked.
+        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
 
     Raises:
         RecipeError: If a value is out of range.
@@ -158,6 +189,7 @@ class TrackingConfig:
 
     ema_momentum: float = 0.001
     max_bits: int = 4
+    totals: bool = False
 
     def __post_init__(self) -> None:
         check_tracking(self.ema_momentum, self.max_bits)
@@ -165,7 +197,7 @@ class TrackingConfig:
     def build(self, model: nn.Module, steps: int) -> Tracking:
         """Makes the method for a run of `steps` optimizer steps, which do not matter here."""
         del steps
-        return Tracking(model, ema_momentum=self.ema_momentum, max_bits=self.max_bits)
+        return Tracking(model, ema_momentum=self.ema_momentum, max_bits=self.max_bits, totals=self.totals)
 
 
 def check_tracking(ema_momentum: float, max_bits: int) -> None:

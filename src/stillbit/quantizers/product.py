@@ -62,6 +62,14 @@ class ProductSite:
         """Gives the products, (h C, C), computed afresh."""
         return query_key_products(self.parameter, self.num_heads)
 
+    def gradient(self) -> Tensor:
+        """Refuses.
+
+        Raises:
+            PrepareError: Always: a product's gradient is kept nowhere.
+        """
+        raise PrepareError(f"site {self.name}: a product of two weights has no gradient of its own; allowed: add_gradient")
+
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
         """Pulls a gradient of the products back to the weights: `W_k g^T` to the query's, `W_q g` to the key's."""

@@ -39,7 +39,10 @@ class WeightSite(Protocol):
         """Whether single elements can be written; not of a derived latent."""
 
     def latent(self) -> Tensor:
-        """Gives the float weight that is quantized."""
+        """Gives the float weight that is quantized: of a derived site a tensor of its own, computed at every call."""
+
+    def gradient(self) -> Tensor:
+        """Gives the latent's gradient, zero where there was none, to add to in place; a derived site refuses: see `add_gradient`."""
 
     def add_gradient(self, gradient: Tensor) -> None:
         """Adds a gradient of the latent, of its shape, to the parameters' gradients."""
@@ -67,13 +70,16 @@ class ParameterSite:
         """Gives the weight."""
         return self.parameter
 
+    def gradient(self) -> Tensor:
+        """Gives the weight's gradient."""
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.zeros_like(self.parameter)
+        return self.parameter.grad
+
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
         """Adds to the weight's gradient."""
-        if self.parameter.grad is None:
-            self.parameter.grad = gradient.to(self.parameter.dtype, copy=True)
-        else:
-            self.parameter.grad.add_(gradient)
+        self.gradient().add_(gradient)
 
     @torch.no_grad()
     def write(self, mask: Tensor, value: Tensor) -> None:
@@ -102,12 +108,16 @@ class SliceSite:
         """Gives the rows `first` to `last`, the latter excluded; a view."""
         return self.parameter[self.first : self.last]
 
+    def gradient(self) -> Tensor:
+        """Gives these rows of the weight's gradient; a view."""
+        if self.parameter.grad is None:
+            self.parameter.grad = torch.zeros_like(self.parameter)
+        return self.parameter.grad[self.first : self.last]
+
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
         """Adds to these rows of the weight's gradient."""
-        if self.parameter.grad is None:
-            self.parameter.grad = torch.zeros_like(self.parameter)
-        self.parameter.grad[self.first : self.last] += gradient
+        self.gradient().add_(gradient)
 
     @torch.no_grad()
     def write(self, mask: Tensor, value: Tensor) -> None:
@@ -135,8 +145,10 @@ def weight_sites(model: nn.Module) -> list[WeightSite]:
 
 def _sites(model: nn.Module) -> Iterator[WeightSite]:
     for name, module in _unwrapped(model).named_modules():
-        # The wrapper of torch.compile shows its module's attributes as its own, and must not count twice.
-        if isinstance(module, HasWeightSites) and not hasattr(module, "_orig_mod"):
+        # Asked of the class: the wrapper of torch.compile shows its module's attributes as its own, and must not count twice; and
+        # methods look for sites at every step, where asking each module by isinstance would take 1 % of it.
+        if hasattr(type(module), "weight_sites"):
+            assert isinstance(module, HasWeightSites)
             yield from module.weight_sites(".".join(part for part in name.split(".") if part != "_orig_mod"))
 
 

@@ -1,0 +1,124 @@
+"""One pass of a kernel over all weights of a model, in place: large ones where they lie, all small ones of a kind at once.
+
+A kernel that is run so changes its first tensors, reads the others, and gives nothing. It works element by element, with the arithmetic of
+kernels.py: so it need not know of which weight an element is.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stillbit.numerics import kernels
+from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
+from stillbit.numerics.layout import layout
+
+_ALONE_FROM = 1 << 16  # elements; below, copying costs less than calls
+
+InPlaceKernel = Callable[..., tuple[()]]
+
+
+class Share(NamedTuple):
+    """What one weight gives to a pass.
+
+    Attributes:
+        elements: Tensors of one shape, None where the kernel has none; the last is the latent.
+        num_changed: How many of them, from the first on, the kernel changes.
+        spread: Tensors that broadcast against them: the scale, the zero point (None for 0), what else the kernel takes.
+        numbers: What is one number for the whole weight: shift, smallest and largest code.
+    """
+
+    elements: tuple[Tensor | None, ...]
+    num_changed: int
+    spread: tuple[Tensor | None, ...]
+    numbers: tuple[float, ...]
+
+    @property
+    def latent(self) -> Tensor:
+        """The latent."""
+        latent = self.elements[-1]
+        assert latent is not None
+        return latent
+
+
+def share(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *more: Tensor) -> Share:
+    """Makes a share of a latent on a grid.
+
+    Args:
+        elements: Tensors of one shape, or None; the last is the latent.
+        num_changed: How many of them, from the first on, the kernel changes.
+        grid: The latent's grid.
+        more: Further tensors that broadcast, in the dtype of the arithmetic.
+    """
+    made = Share(elements, num_changed, (grid.scale, zero_point_of(grid), *more), (grid.shift, float(grid.low), float(grid.high)))
+    dtype = compute_dtype(made.latent)
+    # One element broadcasts whatever its shape is; as a shape it may have more axes than the latent.
+    return made._replace(
+        spread=tuple(one if one is None else one.to(dtype).reshape(1 if one.numel() == 1 else one.shape) for one in made.spread)
+    )
+
+
+@torch.no_grad()
+def run_pass(kernel: InPlaceKernel, shares: Iterable[Share], *settings: Any) -> None:
+    """Runs a kernel over many weights, with the same result as weight by weight.
+
+    Args:
+        kernel: Called with elements, spread tensors and numbers of a share, in canonical form (layout.py), and the settings; or with
+            those of many put end to end, each with a spread element of its own.
+        shares: The weights; no tensor that is changed may occur twice.
+        settings: What is the same for all: tensors of no axis on the CPU, floats that seldom change, hashable values.
+    """
+    groups: dict[Hashable, list[Share]] = defaultdict(list)
+    for one in shares:
+        views = _views(one)
+        if views is None:
+            groups[_kind(one)].append(one)
+        else:
+            _run(kernel, views, one, settings)
+    for group in groups.values():
+        _run_together(kernel, group, settings)
+
+
+def _views(one: Share) -> list[Tensor | None] | None:
+    """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy."""
+    latent, scale = one.latent, one.spread[0]
+    assert scale is not None
+    if latent.numel() < _ALONE_FROM or any(tensor is not None and tensor.stride() != latent.stride() for tensor in one.elements):
+        return None
+    seen = layout(latent, scale)
+    if seen.view(latent).data_ptr() != latent.data_ptr():
+        return None
+    elements = [tensor if tensor is None else seen.view(tensor) for tensor in one.elements]
+    return elements + [tensor if tensor is None or tensor.numel() == 1 else seen.view_scale(tensor) for tensor in one.spread]
+
+
+def _kind(one: Share) -> Hashable:
+    """Gives what weights have in common that can be put end to end."""
+    kinds = (None if tensor is None else (tensor.dtype, tensor.device) for tensor in (*one.elements, *one.spread))
+    return one.num_changed, one.numbers, *kinds
+
+
+def _run_together(kernel: InPlaceKernel, group: Sequence[Share], settings: tuple[Any, ...]) -> None:
+    shapes = [one.latent.shape for one in group]
+    elements = _end_to_end([one.elements for one in group])
+    wide = [[tensor if tensor is None else tensor.expand(shape) for tensor in one.spread] for one, shape in zip(group, shapes, strict=True)]
+    _run(kernel, [*elements, *_end_to_end(wide)], group[0], settings)
+    for index, whole in enumerate(elements[: group[0].num_changed]):
+        if whole is not None:
+            parts = torch.split(whole, [shape.numel() for shape in shapes])
+            targets = [tensor for one in group if (tensor := one.elements[index]) is not None]
+            torch._foreach_copy_(targets, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
+
+
+def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    """Joins the first tensors of all rows, the second ones, and so on; None where they are."""
+    columns = ([tensor.reshape(-1) for tensor in column if tensor is not None] for column in zip(*rows, strict=True))
+    return [torch.cat(column) if column else None for column in columns]
+
+
+def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Share, settings: tuple[Any, ...]) -> None:
+    first, *rest = tensors
+    assert first is not None
+    kernels.run(kernel, first, *rest, *one.numbers, *settings)
