@@ -69,3 +69,8 @@ def test_autocast_does_not_change_products() -> None:
     expected = query_key_products(weight, HEADS)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(query_key_products(weight, HEADS), expected)
+
+
+def test_has_no_gradient_of_its_own() -> None:
+    with pytest.raises(PrepareError, match=r"^site blocks\.0\.attn\.qk: a product of two weights has no gradient of its own"):
+        site(joint_weight()).gradient()
