@@ -53,6 +53,8 @@ WEIGHTS = {
         Grid(torch.rand(6, 1, 1, 1) + 0.1, torch.randint(0, 4, (6, 1, 1, 1)).float(), 0.0, 0, 7),
     ),
     "channels-last": lambda: (torch.randn(CONVOLUTION).contiguous(memory_format=torch.channels_last), symmetric(6, 1, 1, 1)),
+    "scale-an-input": lambda: (torch.randn(CONVOLUTION), symmetric(1, 4, 1, 1)),
+    "one-row": lambda: (torch.randn(1, 5), symmetric(1)),
     "with-gaps": lambda: (torch.randn(12, 10)[::2, ::2], symmetric(1)),
     "bfloat16": lambda: (torch.randn(LINEAR).bfloat16(), symmetric(6, 1)),
     "float64": lambda: (torch.randn(LINEAR).double(), symmetric(6, 1)),
@@ -96,12 +98,12 @@ def test_small_weights_of_a_kind_go_together_and_large_ones_alone(monkeypatch: p
     monkeypatch.setattr(kernels, "run", lambda _, *arguments: calls.append([arguments[0].numel(), arguments[2].numel()]))
     monkeypatch.setattr(passes, "_ALONE_FROM", 100)
     sizes, grid = (10, 20, 100, 30, 200), symmetric(1)
-    weights = [share((torch.zeros(size), torch.zeros(size)), 1, grid, torch.ones(1)) for size in sizes]
+    weights = [share((torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
     weights.append(share((torch.zeros(7), torch.zeros(7)), 1, symmetric(1, bits=4), torch.ones(1)))
     weights.append(share((torch.zeros(8), torch.zeros(8).bfloat16()), 1, grid, torch.ones(1)))
     weights.append(share((torch.zeros(9, device="meta"), torch.zeros(9, device="meta")), 1, grid, torch.ones(1)))
     run_pass(snap, weights, 0.0)
-    assert calls == [[100, 1], [200, 1], [60, 60], [7, 7], [8, 8], [9, 9]]  # elements, scales
+    assert calls == [[100, 20], [200, 40], [60, 60], [7, 7], [8, 8], [9, 9]]  # elements, scales
 
 
 def test_no_weight_is_no_call() -> None:

@@ -4,6 +4,7 @@ A kernel that is run so changes its first tensors, reads the others, and gives n
 kernels.py: so it need not know of which weight an element is.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Share(NamedTuple):
     Attributes:
         elements: Tensors of one shape, None where the kernel has none; the last is the latent.
         num_changed: How many of them, from the first on, the kernel changes.
-        spread: Tensors that broadcast against them: the scale, the zero point (None for 0), what else the kernel takes.
+        spread: Tensors that broadcast against them, of one shape: the scale, the zero point (None for 0), what else the kernel takes.
         numbers: What is one number for the whole weight: shift, smallest and largest code.
     """
 
@@ -50,14 +51,18 @@ def share(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *mo
         elements: Tensors of one shape, or None; the last is the latent.
         num_changed: How many of them, from the first on, the kernel changes.
         grid: The latent's grid.
-        more: Further tensors that broadcast, in the dtype of the arithmetic.
+        more: Further tensors, one element each.
     """
-    made = Share(elements, num_changed, (grid.scale, zero_point_of(grid), *more), (grid.shift, float(grid.low), float(grid.high)))
-    dtype = compute_dtype(made.latent)
-    # One element broadcasts whatever its shape is; as a shape it may have more axes than the latent.
-    return made._replace(
-        spread=tuple(one if one is None else one.to(dtype).reshape(1 if one.numel() == 1 else one.shape) for one in made.spread)
-    )
+    latent = elements[-1]
+    assert latent is not None
+    # One scale for all is put as one for each row: so one compiled form of a kernel serves both.
+    shape = grid.scale.shape if grid.scale.numel() > 1 else (len(latent), *(1,) * (latent.dim() - 1))
+    spread = (one if one is None else _widened(one.to(compute_dtype(latent)), shape) for one in (grid.scale, zero_point_of(grid), *more))
+    return Share(elements, num_changed, tuple(spread), (grid.shift, float(grid.low), float(grid.high)))
+
+
+def _widened(one: Tensor, shape: Sequence[int]) -> Tensor:
+    return one.reshape(1).repeat(math.prod(shape)).view(shape) if one.numel() == 1 else one
 
 
 @torch.no_grad()
@@ -91,7 +96,7 @@ def _views(one: Share) -> list[Tensor | None] | None:
     if seen.view(latent).data_ptr() != latent.data_ptr():
         return None
     elements = [tensor if tensor is None else seen.view(tensor) for tensor in one.elements]
-    return elements + [tensor if tensor is None or tensor.numel() == 1 else seen.view_scale(tensor) for tensor in one.spread]
+    return elements + [tensor if tensor is None else seen.view_scale(tensor) for tensor in one.spread]
 
 
 def _kind(one: Share) -> Hashable:
