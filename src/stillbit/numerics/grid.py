@@ -62,7 +62,9 @@ def zero_point_of(grid: Grid) -> Tensor | None:
 
 @torch.no_grad()
 def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
-    """Gives the integer code of a latent as a float tensor, zero point and pins included, in one pass; the code of NaN is NaN.
+    """Gives the integer code of a latent as a float tensor, zero point and pins included; the code of NaN is NaN.
+
+    Never compiled: steps take codes within passes of their own (passes.py), and who asks here asks once.
 
     Args:
         x: Latents.
@@ -78,8 +80,7 @@ def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None =
     """
     seen, dtype = layout(x, grid.scale), compute_dtype(x)
     zero_point = zero_point_of(grid)
-    (found,) = kernels.run(
-        kernels.code,
+    (found,) = kernels.code(
         seen.view(x),
         seen.view_scale(grid.scale).to(dtype),
         None if zero_point is None else seen.view_scale(zero_point).to(dtype),
@@ -88,7 +89,6 @@ def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None =
         float(grid.low),
         float(grid.high),
     )
-    assert found is not None
     return seen.restore(found, x)
 
 
