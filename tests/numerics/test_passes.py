@@ -108,3 +108,14 @@ def test_small_weights_of_a_kind_go_together_and_large_ones_alone(monkeypatch: p
 
 def test_no_weight_is_no_call() -> None:
     run_pass(snap, [], 0.0)
+
+
+def test_axes_of_size_1_do_not_part_a_large_weight_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(kernels, "run", lambda _, *arguments: calls.append(arguments[0].data_ptr()))
+    monkeypatch.setattr(passes, "_ALONE_FROM", 1)
+    latent = torch.empty_strided((6, 4, 1, 1), (4, 1, 4, 4))  # channels-last
+    count = torch.zeros(6, 4, 1, 1)
+    assert latent.stride() != count.stride()
+    run_pass(snap, [share((count, latent), 2, symmetric(1), torch.ones(1))], 0.0)
+    assert calls == [count.data_ptr()]

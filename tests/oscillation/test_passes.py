@@ -104,3 +104,20 @@ def test_a_product_is_pulled_through_its_factors() -> None:
     # one rounding apart: autograd multiplies in another order
     torch.testing.assert_close(by_hand[0].weight.grad, by_loss[0].weight.grad, rtol=1e-6, atol=1e-9)
     assert by_hand[0].weight.grad[:8].count_nonzero() > 0
+
+
+@pytest.mark.parametrize("alone_from", [1, 1 << 40], ids=["each-alone", "end-to-end"])
+def test_a_weight_that_two_layers_share_is_pulled_by_both(alone_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "_ALONE_FROM", alone_from)
+    gradients = []
+    for tied in (False, True):
+        model = network()
+        with torch.no_grad():
+            model[2].weight.copy_(model[1].weight)
+        if tied:
+            model[2].weight = model[1].weight
+        Dampening(model, weight=0.5).before_step(1)
+        gradients.append(model[1].weight.grad)
+    untied, tied_gradient = gradients
+    assert untied.count_nonzero() > 0
+    assert torch.equal(tied_gradient, 2 * untied)

@@ -5,7 +5,7 @@ kernels.py: so it need not know of which weight an element is.
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -72,14 +72,17 @@ def run_pass(kernel: InPlaceKernel, shares: Iterable[Share], *settings: Any) -> 
     Args:
         kernel: Called with elements, spread tensors and numbers of a share, in canonical form (layout.py), and the settings; or with
             those of many put end to end, each with a spread element of its own.
-        shares: The weights; no tensor that is changed may occur twice.
+        shares: The weights. One that several layers share is passed over once for each, one after the other.
         settings: What is the same for all: tensors of no axis on the CPU, floats that seldom change, hashable values.
     """
     groups: dict[Hashable, list[Share]] = defaultdict(list)
+    turns: Counter[int] = Counter()
     for one in shares:
         views = _views(one)
         if views is None:
-            groups[_kind(one)].append(one)
+            place = one.latent.data_ptr()
+            groups[_kind(one), turns[place]].append(one)
+            turns[place] += 1
         else:
             _run(kernel, views, one, settings)
     for group in groups.values():
@@ -90,13 +93,18 @@ def _views(one: Share) -> list[Tensor | None] | None:
     """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy."""
     latent, scale = one.latent, one.spread[0]
     assert scale is not None
-    if latent.numel() < _ALONE_FROM or any(tensor is not None and tensor.stride() != latent.stride() for tensor in one.elements):
+    if latent.numel() < _ALONE_FROM or any(tensor is not None and not _alike(tensor, latent) for tensor in one.elements):
         return None
     seen = layout(latent, scale)
     if seen.view(latent).data_ptr() != latent.data_ptr():
         return None
     elements = [tensor if tensor is None else seen.view(tensor) for tensor in one.elements]
     return elements + [tensor if tensor is None else seen.view_scale(tensor) for tensor in one.spread]
+
+
+def _alike(tensor: Tensor, latent: Tensor) -> bool:
+    """Says whether two tensors of one shape have their elements in the same order; strides of axes of size 1 say nothing."""
+    return tensor.stride() == latent.stride() or (tensor.is_contiguous() and latent.is_contiguous())
 
 
 def _kind(one: Share) -> Hashable:
