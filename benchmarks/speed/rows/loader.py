@@ -19,10 +19,11 @@ def missing() -> str | None:
 
 
 def measure(settings: Settings) -> Findings:
-    """Measures; the short form with fewer images."""
+    """Measures; the short form with fewer images, rounds and numbers of workers."""
     loading = importlib.import_module(MODULE)
     sizes = {"images": 96 if settings.short else 320, "batch": settings.cnn_batch, "network": settings.cnn}
-    return findings_of(loading.measure(rounds=settings.rounds, image_size=settings.image_size, **sizes), sizes)
+    shorter = {"rounds": 3, "workers": (0, 2)} if settings.short else {"rounds": min(settings.rounds, 7)}
+    return findings_of(loading.measure(image_size=settings.image_size, **shorter, **sizes), sizes)
 
 
 def findings_of(record: dict[str, Any], sizes: dict[str, Any]) -> Findings:
