@@ -95,7 +95,7 @@ def test_what_is_only_read_is_not_written(alone_from: int, monkeypatch: pytest.M
 
 def test_small_weights_of_a_kind_go_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[int]] = []
-    monkeypatch.setattr(kernels, "run", lambda _, *arguments: calls.append([arguments[0].numel(), arguments[2].numel()]))
+    monkeypatch.setattr(kernels, "run", lambda _, *arguments, **__: calls.append([arguments[0].numel(), arguments[2].numel()]))
     monkeypatch.setattr(passes, "_ALONE_FROM", 100)
     sizes, grid = (10, 20, 100, 30, 200), symmetric(1)
     weights = [share((torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
@@ -112,7 +112,7 @@ def test_no_weight_is_no_call() -> None:
 
 def test_axes_of_size_1_do_not_part_a_large_weight_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(kernels, "run", lambda _, *arguments: calls.append(arguments[0].data_ptr()))
+    monkeypatch.setattr(kernels, "run", lambda _, *arguments, **__: calls.append(arguments[0].data_ptr()))
     monkeypatch.setattr(passes, "_ALONE_FROM", 1)
     latent = torch.empty_strided((6, 4, 1, 1), (4, 1, 4, 4))  # channels-last
     count = torch.zeros(6, 4, 1, 1)

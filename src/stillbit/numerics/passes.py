@@ -16,7 +16,8 @@ from stillbit.numerics import kernels
 from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
 from stillbit.numerics.layout import layout
 
-_ALONE_FROM = 1 << 16  # elements; below, copying costs less than calls
+_ALONE_FROM = 1 << 15  # elements; below, copying costs less than calls, and torch copies in one thread
+_COMPILE_FROM = 1 << 15
 
 InPlaceKernel = Callable[..., tuple[()]]
 
@@ -134,4 +135,4 @@ def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
 def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Share, settings: tuple[Any, ...]) -> None:
     first, *rest = tensors
     assert first is not None
-    kernels.run(kernel, first, *rest, *one.numbers, *settings)
+    kernels.run(kernel, first, *rest, *one.numbers, *settings, compile_from=_COMPILE_FROM)
