@@ -65,7 +65,9 @@ class Tracker:
         """
         limit = None
         if threshold is not None:
-            limit = torch.tensor(threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
+            limit = torch.full(
+                (), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64
+            )  # stays on the CPU: kernels take a number
         shares = (self._share(site, averages, pinning) for site in self.sites())
         run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, pinning)
 
