@@ -65,9 +65,8 @@ class Tracker:
         """
         limit = None
         if threshold is not None:
-            limit = torch.full(
-                (), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64
-            )  # stays on the CPU: kernels take a number
+            # Made on the CPU to stay there: kernels take it for a number, and no transfer waits for an accelerator.
+            limit = torch.full((), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
         shares = (self._share(site, averages, pinning) for site in self.sites())
         run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, pinning)
 
