@@ -49,8 +49,8 @@ class Shifted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gives the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
         self._require_fit(x)
-        shifted: Tensor = self.quantizer(x if self.before is None else x + self.before)
-        return (shifted if self.after is None else shifted + self.after).to(x.dtype)
+        shifted: Tensor = self.quantizer(x, self.before, self.after)
+        return shifted.to(x.dtype)
 
     def _require_fit(self, x: Tensor) -> None:
         for bias in (self.before, self.after):

@@ -14,6 +14,7 @@ rest in backward.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from stillbit.numerics import kernels
 from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
 from stillbit.numerics.kernels import Variant
-from stillbit.numerics.layout import layout
+from stillbit.numerics.layout import Layout, layout
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
 from stillbit.numerics.workspace import empty_values
 
@@ -37,6 +38,8 @@ def fake_quantize(
     *,
     pins: Tensor | None = None,
     clip: tuple[float, float] | None = None,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
     rounding: Rounding = _STE,
     band: str = "rounded",
     scale_gradient_factor: float = 1.0,
@@ -51,6 +54,8 @@ def fake_quantize(
         pins: int8 tensor of the shape of `x`: the code that holds, or -128 where the latent decides. A pinned latent gets no
             gradient, but passes its share of the scale's gradient.
         clip: Limits that the latents are clipped to first, as ReLU and ReLU6 do: a latent on a limit or beyond gets no gradient.
+        before: Learned shift, which broadcasts against `x` and is added to it first; not together with `clip`.
+        after: Learned shift that is added to the values.
         rounding: How the gradient passes the rounding.
         band: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
         scale_gradient_factor: Multiplies the gradients to scale and zero point (LSQ, arXiv 1902.08153, section 2.2).
@@ -69,7 +74,7 @@ def fake_quantize(
     clip_low, clip_high = clip or (None, None)
     limits = _Limits(grid.shift or None, float(grid.low), float(grid.high), clip_low, clip_high)
     options = _Options(rounding, band, random, recompute and not random, scale_gradient_factor, limits)
-    output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, pins, options)
+    output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, before, after, pins, options)
     return output
 
 
@@ -80,23 +85,23 @@ def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     pass over them. A compiler decides by itself what to compute again; while one traces, this context does nothing.
 
     Args:
-        values: What `fake_quantize` gave, or such values and a learned bias behind them (modules/shift.py). Other tensors, randomly
-            rounded values, and small ones (below 65,536 elements, as most weights are), are saved as they are.
+        values: What `fake_quantize` gave. Other tensors, randomly rounded values, and small ones (below 65,536 elements, as most weights
+            are), are saved as they are.
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    recipes = {value.data_ptr(): _recipe(value.grad_fn) for value in values if value.numel() >= _RECOMPUTE_FROM}
+    nodes = {value.data_ptr(): value.grad_fn for value in values if value.numel() >= _RECOMPUTE_FROM}
     # Tensors without memory (empty, or on the meta device) all have the address 0.
-    found = {address: recipe for address, recipe in recipes.items() if recipe is not None and address != 0}
+    found = {address: node for address, node in nodes.items() if address != 0 and _is_recomputable(node)}
     if not found:
         return nullcontext()
 
     surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
 
     def pack(saved: Tensor) -> _Packed | _PackedAround | Tensor:
-        recipe = found.get(saved.data_ptr())
-        if recipe is not None:
-            return _Packed(recipe, saved.size(), saved.stride(), int(saved.storage_offset()))
+        node = found.get(saved.data_ptr())
+        if node is not None:
+            return _Packed(node, saved.size(), saved.stride(), int(saved.storage_offset()))
         if surrounding is None:
             return saved
         pack_around, unpack_around = surrounding
@@ -115,33 +120,19 @@ class _PackedAround(NamedTuple):
     unpack: Callable[[Any], Tensor]
 
 
-class _Recipe(NamedTuple):
-    """How to compute values again: by their node, which is the context of the custom function, and a bias to be added."""
-
-    # The node is an input of the operation that saves the values: to refer to it keeps nothing more alive.
-    node: Any
-    bias: Tensor | None = None
-    bias_version: int = 0
-
-
 class _Packed(NamedTuple):
     """A saved tensor as a view of values to be computed again: a linear layer saves its weight transposed."""
 
-    recipe: _Recipe
+    # The node of the values is an input of the operation that saves them: to refer to it keeps nothing more alive.
+    node: Any
     size: Sequence[int]
     stride: Sequence[int]
     offset: int
 
 
-def _recipe(node: Any) -> _Recipe | None:
+def _is_recomputable(node: Any) -> bool:
     options = getattr(node, "options", None)
-    if isinstance(options, _Options):
-        return _Recipe(node) if options.recompute else None
-    if node is None or node.name() != "AddBackward0":
-        return None
-    (first, _), (second, _) = node.next_functions
-    of_values, bias = _recipe(first), getattr(second, "variable", None)
-    return None if of_values is None or bias is None else _Recipe(of_values.node, bias, bias._version)
+    return isinstance(options, _Options) and options.recompute
 
 
 def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
@@ -149,13 +140,9 @@ def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
         return packed
     if isinstance(packed, _PackedAround):
         return packed.unpack(packed.packed)
-    node, bias, bias_version = packed.recipe
-    if bias is not None and bias._version != bias_version:  # what autograd checks of tensors that it saves
-        raise RuntimeError("a learned shift was modified by an inplace operation between forward and backward")
-    x, scale, zero_point, pins, _ = node.unpacked = _saved_tensors(node)
-    values, _ = _values(x, scale, zero_point, pins, node.options)
-    with torch.no_grad():
-        values = values if bias is None else values + bias
+    node = packed.node
+    x, scale, zero_point, pins, before, after, _ = node.unpacked = _saved_tensors(node)
+    values, _ = _values(x, scale, zero_point, pins, before, after, node.options)
     return values.as_strided(packed.size, packed.stride, packed.offset)
 
 
@@ -183,9 +170,17 @@ class _Options(NamedTuple):
     limits: _Limits
 
 
-def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, options: _Options) -> tuple[Tensor, Tensor | None]:
+def _values(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    pins: Tensor | None,
+    before: Tensor | None,
+    after: Tensor | None,
+    options: _Options,
+) -> tuple[Tensor, Tensor | None]:
     """Gives the values, and the rounded positions of a random rounding."""
-    seen, dtype = layout(x, scale), compute_dtype(x)
+    seen, dtype = layout(x, scale, _given(before, after)), compute_dtype(x)
     view = seen.view(x)
     value, kept = kernels.run_into(
         empty_values if options.recompute else torch.empty_like,  # values that are saved would keep a block of the workspace
@@ -195,10 +190,16 @@ def _values(x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | 
         None if zero_point is None else seen.view_scale(zero_point).to(dtype),
         None if pins is None else seen.view(pins),
         torch.rand_like(view, dtype=dtype) if options.random else None,
+        None if before is None else seen.view_shift(before, 0),
+        None if after is None else seen.view_shift(after, -1),
         *options.limits,
     )
     assert value is not None
     return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
+
+
+def _given(*shifts: Tensor | None) -> list[Tensor]:
+    return [shift for shift in shifts if shift is not None]
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -209,31 +210,36 @@ class _FakeQuantize(torch.autograd.Function):
         scale: Tensor,
         zero_point: Tensor | None,
         value_zero_point: Tensor | None,
+        before: Tensor | None,
+        after: Tensor | None,
         pins: Tensor | None,
         options: _Options,
     ) -> Tensor:
         del value_zero_point  # equal numbers; it only takes its own gradient
-        value, kept = _values(x, scale, zero_point, pins, options)
-        ctx.save_for_backward(x, scale, zero_point, pins, kept)
+        value, kept = _values(x, scale, zero_point, pins, before, after, options)
+        ctx.save_for_backward(x, scale, zero_point, pins, before, after, kept)
         ctx.options, ctx.unpacked = options, None
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, zero_point, pins, kept = _saved_tensors(ctx)
+        x, scale, zero_point, pins, before, after, kept = _saved_tensors(ctx)
         ctx.unpacked = None
         options: _Options = ctx.options
-        seen, dtype = layout(x, scale), compute_dtype(x)
+        seen, dtype = layout(x, scale, _given(before, after)), compute_dtype(x)
+        view = seen.view(gradient).contiguous()  # a product may give it transposed, which a kernel would read across the grain
+        wide = before is not None and dtype != x.dtype
         to_latent, *to_grid = kernels.run_into(
-            torch.empty_like if x.is_leaf else empty_values,  # the gradient of a parameter stays
+            partial(torch.empty_like, dtype=dtype) if wide else torch.empty_like if x.is_leaf else empty_values,  # a parameter's stays
             kernels.backward,
-            seen.view(gradient),
+            view,
             seen.view(x),
             seen.view_scale(scale).to(dtype),
             None if zero_point is None else seen.view_scale(zero_point).to(dtype),
             None if pins is None else seen.view(pins),
             kept,
+            None if before is None else seen.view_shift(before, 0),
             *options.limits,
             Variant(options.rounding, options.band, any(ctx.needs_input_grad[1:4]), seen.reduced),
         )
@@ -242,4 +248,14 @@ class _FakeQuantize(torch.autograd.Function):
         scaled = [
             None if each is None else seen.restore(each if factor == 1.0 else factor * each, scale).to(scale.dtype) for each in to_grid
         ]
-        return seen.restore(to_latent, x), *scaled, None, None
+        to_before = None if before is None else _to_shift(to_latent, before, 0, seen)
+        to_after = None if after is None else _to_shift(view.to(dtype), after, -1, seen)
+        return seen.restore(to_latent.to(x.dtype), x), *scaled, to_before, to_after, None, None
+
+
+def _to_shift(gradient: Tensor, shift: Tensor, number: int, seen: Layout) -> Tensor:
+    """Sums a gradient, a canonical view, over the axes along which a shift does not vary."""
+    shape = seen.shift_shapes[number]
+    axes = [axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1]
+    summed = gradient.sum(axes, keepdim=True) if axes else gradient
+    return seen.restore_shift(summed, shift).to(shift.dtype)

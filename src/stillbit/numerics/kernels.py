@@ -42,6 +42,8 @@ def forward(
     zero_point: Tensor | None,
     pins: Tensor | None,
     noise: Tensor | None,
+    before: Tensor | None,
+    after: Tensor | None,
     shift: float | None,
     low: float,
     high: float,
@@ -56,13 +58,15 @@ def forward(
         zero_point: Integer-valued; None for 0.
         pins: int8, as `x`: codes that hold, or `FREE`; None where none does.
         noise: Uniform in [0, 1), as `x`, for random rounding: up with a probability equal to the fraction. None: half to even.
+        before: Learned shift that is added to the (clipped) latents first, in canonical form, in its own dtype; None: none.
+        after: Learned shift that is added to the values; None: none.
         shift: The grid's shift; None for 0.
         low: Smallest code.
         high: Largest code.
         clip_low: What latents are clipped to from below; None: nothing is clipped.
         clip_high: What they are clipped to from above.
     """
-    position = _position(_clipped(x, clip_low, clip_high), scale, shift)
+    position = _position(_add(_clipped(x, clip_low, clip_high), before), scale, shift)
     if noise is None:
         rounded = torch.round(position)
     else:
@@ -72,7 +76,7 @@ def forward(
     values = value(codes, scale, zero_point, shift)
     # Positions beyond the int16 range are far off any grid of at most 8 bits: clamping keeps which side they are on.
     kept = None if noise is None else rounded.clamp(-32768, 32767).to(torch.int16)
-    return values.to(x.dtype), kept
+    return _add(values, after).to(x.dtype), kept
 
 
 def code(
@@ -101,6 +105,7 @@ def backward(
     zero_point: Tensor | None,
     pins: Tensor | None,
     kept: Tensor | None,
+    before: Tensor | None,
     shift: float | None,
     low: float,
     high: float,
@@ -117,6 +122,7 @@ def backward(
         zero_point: Zero point.
         pins: Pins.
         kept: The rounded positions of a random rounding; None: round again.
+        before: Learned shift before; the gradient to the latent is then that to the shifted latent, in the dtype of the arithmetic.
         shift: Shift.
         low: Smallest code.
         high: Largest code.
@@ -124,20 +130,21 @@ def backward(
         clip_high: What they are clipped to from above.
         variant: What is fixed when this is compiled.
     """
-    position = _position(_clipped(x, clip_low, clip_high), scale, shift)
+    position = _position(_add(_clipped(x, clip_low, clip_high), before), scale, shift)
     rounded = torch.round(position) if kept is None else kept.to(position.dtype)
     g = gradient.to(position.dtype)
     passed = _passed(variant.band, g, position, rounded, zero_point, pins, low, high)
     to_position = variant.rounding.factor(position, passed) * passed
-    to_latent = _strictly_inside(to_position, x, clip_low, clip_high).to(x.dtype)
+    to_latent = _strictly_inside(to_position, x, clip_low, clip_high)
+    to_latent = to_latent if before is not None else to_latent.to(x.dtype)
     if not variant.grid_gradient:
         return to_latent, None, None, None
     offset = _subtract(_code(rounded, zero_point, pins, low, high), zero_point)
-    to_scale = torch.sum(g * _add(offset, shift) - to_position * _add(position, shift), variant.reduced, keepdim=True)
+    to_scale = _sum(g * _add(offset, shift) - to_position * _add(position, shift), variant.reduced)
     if zero_point is None:
         return to_latent, to_scale, None, None
-    to_code_zero = scale * torch.sum(passed, variant.reduced, keepdim=True)
-    to_value_zero = -scale * torch.sum(g, variant.reduced, keepdim=True)
+    to_code_zero = scale * _sum(passed, variant.reduced)
+    to_value_zero = -scale * _sum(g, variant.reduced)
     return to_latent, to_scale, to_code_zero, to_value_zero
 
 
@@ -147,6 +154,13 @@ def _add(x: Any, y: Tensor | float | None) -> Any:
 
 def _subtract(x: Any, y: Tensor | float | None) -> Any:
     return x if y is None else x - y
+
+
+def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Sums over axes one by one, the innermost first: compiled for CPUs, a sum over both ends of a view at once is up to twice as slow."""
+    for axis in reversed(axes):
+        x = torch.sum(x, axis, keepdim=True)
+    return x
 
 
 def _clipped(x: Tensor, clip_low: float | None, clip_high: float | None) -> Tensor:

@@ -7,6 +7,11 @@ view `(outer, scale, inner)`. Neither moves data where the tensor is dense in an
     x (64, 3, 3, 3), scale (64, 1, 1, 1)    -> x (1, 64, 27),     scale (1, 64, 1)
     x (8, 197, 192), scale (1, 197, 1)      -> x (8, 197, 192),   scale (1, 197, 1)
 
+Learned shifts vary along axes of their own. With them, neighbouring axes are one where the same tensors vary along them.
+
+    x (8, 14, 14, 64), scale (1), shift (64)                -> x (1568, 64),       shift (1, 64)
+    x (8, 197, 3, 64), scale (1, 197, 3, 1), shift (3, 64)  -> x (8, 197, 3, 64),  shift (1, 1, 3, 64)
+
 While a whole model is being compiled tensors stay as they are: its compiler knows every shape, and keeps the memory order itself.
 """
 
@@ -28,12 +33,14 @@ class Layout(NamedTuple):
         shape: The canonical shape.
         scale_shape: The scale's canonical shape.
         reduced: Axes of the canonical view that share a scale.
+        shift_shapes: The canonical shape of each shift.
     """
 
     order: tuple[int, ...] | None
     shape: tuple[int, ...]
     scale_shape: tuple[int, ...]
     reduced: tuple[int, ...]
+    shift_shapes: tuple[tuple[int, ...], ...] = ()
 
     def view(self, x: Tensor) -> Tensor:
         """Gives `x` in the canonical shape; copies only if its memory order is another one."""
@@ -53,16 +60,27 @@ class Layout(NamedTuple):
         inverse = sorted(range(like.dim()), key=self.order.__getitem__)
         return ordered.permute(inverse)
 
+    def view_shift(self, shift: Tensor, number: int) -> Tensor:
+        """Gives the shift of that number in canonical form."""
+        ordered = shift if self.order is None else _padded(shift, len(self.order)).permute(self.order)
+        return ordered.reshape(self.shift_shapes[number])
+
+    def restore_shift(self, canonical: Tensor, like: Tensor) -> Tensor:
+        """Undoes `view_shift`."""
+        ordered = canonical if self.order is None else self.restore(canonical, _padded(like, len(self.order)))
+        return ordered.reshape(like.shape)
+
 
 _FLAT = Layout(None, (-1,), (1,), (0,))  # of a contiguous tensor, one scale for all: most of a model
 
 
-def layout(x: Tensor, scale: Tensor) -> Layout:
+def layout(x: Tensor, scale: Tensor, shifts: Sequence[Tensor] = ()) -> Layout:
     """Finds the canonical view of `x` for a scale that broadcasts against it.
 
     Args:
         x: Any tensor.
         scale: One element, or as many axes as `x`, each of size 1 or that of `x`; those of another size than 1 are neighbours.
+        shifts: Tensors that broadcast against `x`.
 
     Returns:
         The layout.
@@ -71,13 +89,16 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
         StillbitError: If the scale does not fit the tensor.
     """
     compiling = torch.compiler.is_compiling()
-    if not compiling and scale.numel() == 1 and x.is_contiguous():
+    if not compiling and not shifts and scale.numel() == 1 and x.is_contiguous():
         return _FLAT
     kept = _kept_axes(x, scale)
     if compiling:
         reduced = tuple(axis for axis in range(x.dim()) if axis not in kept)
-        return Layout(None, tuple(x.shape), tuple(scale.shape) if kept else (1,) * x.dim(), reduced)
+        scale_shape = tuple(scale.shape) if kept else (1,) * x.dim()
+        return Layout(None, tuple(x.shape), scale_shape, reduced, tuple(tuple(_padded(shift, x.dim()).shape) for shift in shifts))
     order = _memory_order(x)
+    if shifts:
+        return _layout_with_shifts(tuple(x.shape), order, [_along(kept, x.dim()), *(_varying(shift, x.dim()) for shift in shifts)])
     if not kept:
         return Layout(order, (-1,), (1,), (0,))
     if order is not None and not _neighbours([order.index(axis) for axis in kept]):
@@ -90,6 +111,34 @@ def layout(x: Tensor, scale: Tensor) -> Layout:
     first, last = places[0], places[-1] + 1
     outer, count, inner = (math.prod(part) for part in (sizes[:first], sizes[first:last], sizes[last:]))
     return Layout(order, (outer, count, inner), (1, count, 1), (0, 2))
+
+
+def _layout_with_shifts(sizes: tuple[int, ...], order: tuple[int, ...] | None, varying: list[list[bool]]) -> Layout:
+    """Joins neighbouring axes along which the same tensors vary; `varying` says it of the scale and of each shift."""
+    joined: list[tuple[int, tuple[bool, ...]]] = []
+    for axis in range(len(sizes)) if order is None else order:
+        own = tuple(each[axis] for each in varying)
+        if joined and own == joined[-1][1]:
+            joined[-1] = (joined[-1][0] * sizes[axis], own)
+        elif sizes[axis] != 1:
+            joined.append((sizes[axis], own))
+    joined = joined or [(1, (False,) * len(varying))]
+    shapes = (tuple(size if own[number] else 1 for size, own in joined) for number in range(len(varying)))
+    scale_shape, *shift_shapes = shapes
+    reduced = tuple(place for place, (_, own) in enumerate(joined) if not own[0])
+    return Layout(order, tuple(size for size, _ in joined), scale_shape, reduced, tuple(shift_shapes))
+
+
+def _padded(shift: Tensor, num_axes: int) -> Tensor:
+    return shift.reshape(*(1,) * (num_axes - shift.dim()), *shift.shape)
+
+
+def _varying(shift: Tensor, num_axes: int) -> list[bool]:
+    return [False] * (num_axes - shift.dim()) + [size != 1 for size in shift.shape]
+
+
+def _along(kept: Sequence[int], num_axes: int) -> list[bool]:
+    return [axis in kept for axis in range(num_axes)]
 
 
 def _kept_axes(x: Tensor, scale: Tensor) -> list[int]:

@@ -109,19 +109,31 @@ class Quantizer(nn.Module, ABC):
         """The smallest and the largest code."""
         return code_limits(self.bits, signed=self.is_signed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gives the values of the codes of `x`, in its shape and dtype."""
+    def forward(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
+        """Gives the values of the codes of `x`, in its shape and dtype.
+
+        Args:
+            x: Latents.
+            before: Learned shift, which broadcasts against `x` and is added to it first.
+            after: Learned shift that is added to the values.
+        """
         if self.bypass:
-            return self.clipped(x)
+            latent = self.latent(x, before)
+            return latent if after is None else latent + after
         self._require_range()
         self._require_fit(x)
+        clip = self.clip
+        if before is not None and (clip is not None or self.gate is not None):
+            x, before, clip = self.latent(x, before), None, None
         if self.gate is not None and x.requires_grad:
             x = gates.pass_where(x, self.free(x))
         return fake_quantize(
             x,
             self.grid(x),
             pins=self.pins,
-            clip=self.clip,
+            clip=clip,
+            before=before,
+            after=after,
             rounding=self.rounding,
             band=self.band,
             scale_gradient_factor=self.scale_gradient_factor(x),
@@ -133,6 +145,13 @@ class Quantizer(nn.Module, ABC):
     def clipped(self, x: Tensor) -> Tensor:
         """Gives what is quantized: `x`, behind the activation function that is folded into this quantizer if one is."""
         return x if self.clip is None else F.hardtanh(x, *self.clip)
+
+    @final
+    def latent(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
+        """Gives what is quantized in a call of this quantizer with these arguments."""
+        del after
+        clipped = self.clipped(x)
+        return clipped if before is None else clipped + before
 
     @final
     @torch.no_grad()
