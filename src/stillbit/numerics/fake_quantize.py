@@ -78,6 +78,27 @@ def fake_quantize(
     return output
 
 
+def fake_quantize_by_mean(
+    x: Tensor, scale_shape: tuple[int, ...], low: int, *, pins: Tensor | None = None, recompute: bool = True
+) -> Tensor:
+    """Does what `fake_quantize` does with band "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
+
+    Args:
+        x: Latents.
+        scale_shape: One element, or as many axes as `x`; the mean is taken over the axes where it is 1.
+        low: Smallest code, -2^(b-1).
+        pins: As in `fake_quantize`, as what follows.
+        recompute: If not, the latents are not saved for backward either.
+
+    Returns:
+        Values, as `x`.
+    """
+    limits = _Limits(0.5, float(low), float(-low - 1), None, None)
+    options = _Options(_STE, "open", False, recompute, 1.0, limits)
+    output: Tensor = _FakeQuantizeByMean.apply(x, scale_shape, pins, options)
+    return output
+
+
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
 
@@ -259,3 +280,31 @@ def _to_shift(gradient: Tensor, shift: Tensor, number: int, seen: Layout) -> Ten
     axes = [axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1]
     summed = gradient.sum(axes, keepdim=True) if axes else gradient
     return seen.restore_shift(summed, shift).to(shift.dtype)
+
+
+class _FakeQuantizeByMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale_shape: tuple[int, ...], pins: Tensor | None, options: _Options) -> Tensor:
+        like_scale = x.new_empty(scale_shape)
+        seen = layout(x, like_scale)
+        pinned, limits = None if pins is None else seen.view(pins), options.limits
+        value, scale = kernels.run(kernels.forward_by_mean, seen.view(x), pinned, seen.reduced, limits.low, limits.high)
+        assert value is not None
+        assert scale is not None
+        # As `_FakeQuantize` saves them, so that values are computed again alike.
+        latent, scale = (x, seen.restore(scale, like_scale)) if options.recompute else (None, None)
+        ctx.save_for_backward(latent, scale, None, pins, None, None, None)
+        ctx.options, ctx.unpacked = options, None
+        return seen.restore(value, x).data
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pins = _saved_tensors(ctx)[3]
+        ctx.unpacked = None
+        if pins is None:
+            return gradient, None, None, None
+        seen = layout(gradient, gradient.new_empty(1))
+        (free,) = kernels.run(kernels.pass_free, seen.view(gradient), seen.view(pins))
+        assert free is not None
+        return seen.restore(free, gradient), None, None, None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics.compiling import try_compiled
+from stillbit.numerics.grid import SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 
 FREE = -128  # the entry of a pin tensor that pins nothing
@@ -77,6 +78,25 @@ def forward(
     # Positions beyond the int16 range are far off any grid of at most 8 bits: clamping keeps which side they are on.
     kept = None if noise is None else rounded.clamp(-32768, 32767).to(torch.int16)
     return _add(values, after).to(x.dtype), kept
+
+
+def forward_by_mean(x: Tensor, pins: Tensor | None, reduced: tuple[int, ...], low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Gives the values on the grid whose scale follows from the latents, and that scale; arguments as in `forward` and `Variant`."""
+    scale = scale_by_mean(x, reduced, low)
+    value, _ = forward(x, scale, None, pins, None, None, None, 0.5, low, high, None, None)
+    return value, scale
+
+
+def scale_by_mean(x: Tensor, reduced: tuple[int, ...], low: float) -> Tensor:
+    """Gives `2 mean|x| / 2^(b-1)` over some axes, which stay with size 1 (vit spec 1); `low` is -2^(b-1)."""
+    # In float64, so that no compiler's order of the sum shows: in float32 it moves every other scale, and codes near a boundary.
+    mean = x.abs().mean(reduced, dtype=torch.float64, keepdim=True).to(compute_dtype(x))
+    return (2.0 * mean / -low).clamp(min=SCALE_FLOOR)
+
+
+def pass_free(gradient: Tensor, pins: Tensor) -> tuple[Tensor]:
+    """Gives the gradient where nothing is pinned, else 0."""
+    return (torch.where(pins == FREE, gradient, 0.0),)
 
 
 def code(

@@ -127,19 +127,7 @@ class Quantizer(nn.Module, ABC):
             x, before, clip = self.latent(x, before), None, None
         if self.gate is not None and x.requires_grad:
             x = gates.pass_where(x, self.free(x))
-        return fake_quantize(
-            x,
-            self.grid(x),
-            pins=self.pins,
-            clip=clip,
-            before=before,
-            after=after,
-            rounding=self.rounding,
-            band=self.band,
-            scale_gradient_factor=self.scale_gradient_factor(x),
-            training=self.training,
-            recompute=self.recompute,
-        )
+        return self._values(x, clip, before, after)
 
     @final
     def clipped(self, x: Tensor) -> Tensor:
@@ -214,6 +202,21 @@ class Quantizer(nn.Module, ABC):
         if self.bits == 1 and symmetric and (bool((low < 0).any()) if signed is None else signed):
             raise PrepareError(f"quantizer {self.label} has 1 bit and signed latents; 1 bit is for unsigned latents only")
         return fit_range(low.reshape(self.scale_shape), high.reshape(self.scale_shape), bits=self.bits, symmetric=symmetric, signed=signed)
+
+    def _values(self, x: Tensor, clip: tuple[float, float] | None, before: Tensor | None, after: Tensor | None) -> Tensor:
+        return fake_quantize(
+            x,
+            self.grid(x),
+            pins=self.pins,
+            clip=clip,
+            before=before,
+            after=after,
+            rounding=self.rounding,
+            band=self.band,
+            scale_gradient_factor=self.scale_gradient_factor(x),
+            training=self.training,
+            recompute=self.recompute,
+        )
 
     def _position(self, x: Tensor, grid: Grid) -> Tensor:
         position = grids.position(x, grid)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from stillbit.errors import RecipeError
-from stillbit.numerics.grid import SCALE_FLOOR, Grid, compute_dtype
-from stillbit.numerics.rounding import Rounding
+from stillbit.numerics.fake_quantize import fake_quantize_by_mean
+from stillbit.numerics.grid import Grid
+from stillbit.numerics.kernels import scale_by_mean
+from stillbit.numerics.rounding import STE, Rounding
 from stillbit.quantizers.base import Quantizer
 
 
@@ -47,12 +49,15 @@ class StatsQ(Quantizer):
     def grid(self, x: Tensor) -> Grid:
         """Gives the grid of the latents of now (vit spec 1)."""
         axes = [axis for axis in range(x.dim()) if math.prod(self.scale_shape) == 1 or self.scale_shape[axis] == 1]
-        # In float64, so that no compiler's order of the sum shows: in float32 it moves every other scale, and codes near a boundary.
-        mean = x.abs().mean(axes, dtype=torch.float64).to(compute_dtype(x)).reshape(self.scale_shape)
         low, high = self.limits
-        return Grid((2.0 * mean / -low).clamp(min=SCALE_FLOOR), 0, 0.5, low, high)
+        return Grid(scale_by_mean(x, tuple(axes), low).reshape(self.scale_shape), 0, 0.5, low, high)
 
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
         """Marks the quantizer calibrated, which it always is: the latents alone decide the grid."""
         del x_min, x_max
         self.mark_calibrated(signed=True)
+
+    def _values(self, x: Tensor, clip: tuple[float, float] | None, before: Tensor | None, after: Tensor | None) -> Tensor:
+        if clip is None and before is None and after is None and isinstance(self.rounding, STE):
+            return fake_quantize_by_mean(x, self.scale_shape, self.limits[0], pins=self.pins, recompute=self.recompute)
+        return super()._values(x, clip, before, after)
