@@ -13,10 +13,11 @@ Deviates from the reference code in: this bias is kept, in full precision (there
 `published=True` restores); the learned bias behind the keys' quantizer, which is constant in m, is not created.
 """
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
@@ -55,6 +56,7 @@ class ReparameterizedProducts(AttentionProducts):
         super().__init__(value, probability)
         self.input_quantizer = inputs
         self.product_quantizer = product
+        product.recompute = False  # its latents are derived: they would have to be saved in place of the values
         self.value_weight_quantizer = value_weight
         self.key_quantizer = key
         self.published = published
@@ -66,13 +68,14 @@ class ReparameterizedProducts(AttentionProducts):
         size, heads = weight.shape[0] // 3, setting.num_heads
         value_weight = self.value_weight_quantizer(weight[2 * size :])
         product = self.product_quantizer(query_key_products(weight, heads))
-        with values_recomputed(value_weight, product):  # not the input: three operations share it
+        with values_recomputed(value_weight):  # not the input: three operations share it
             value = F.linear(x, value_weight, None if bias is None else bias[2 * size :])
             keys = F.linear(x, product)
         keys = self.key_quantizer(keys.view(*x.shape[:2], heads, -1))
         with values_recomputed(keys):
             # One product a sample over all heads: (N, C) times (C, N h), without a copy of either.
-            scores = torch.bmm(x.to(keys.dtype), keys.flatten(1, 2).mT).view(*x.shape[:2], x.shape[1], heads).permute(0, 3, 1, 2)
+            scores: Tensor = _RowProducts.apply(x.to(keys.dtype), keys.flatten(1, 2))
+        scores = scores.view(*x.shape[:2], x.shape[1], heads).permute(0, 3, 1, 2)
         if bias is not None and not self.published:
             scores = scores + F.linear(x, key_bias(weight, bias, heads)).transpose(1, 2)[:, :, None]
         return scores, value
@@ -86,6 +89,25 @@ class ReparameterizedProducts(AttentionProducts):
             ProductSite(f"{name}.qk", self.product_quantizer, weight, num_heads),
             SliceSite(f"{name}.v", self.value_weight_quantizer, weight, 2 * (rows // 3), rows),
         )
+
+
+class _RowProducts(torch.autograd.Function):
+    """`x @ y^T` of each sample; (B, N, C) and (B, M, C) to (B, N, M).
+
+    Both gradients come in the memory order of their tensors. torch's own gradient of `y` is a transposed view, which the quantizer behind
+    would have to read across the grain, or copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return torch.bmm(x, y.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        return torch.bmm(gradient, y), torch.bmm(gradient.mT, x)
 
 
 def key_bias(weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.numerics import kernels
 from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
@@ -74,7 +75,8 @@ def fake_quantize(
     clip_low, clip_high = clip or (None, None)
     limits = _Limits(grid.shift or None, float(grid.low), float(grid.high), clip_low, clip_high)
     options = _Options(rounding, band, random, recompute and not random, scale_gradient_factor, limits)
-    output: Tensor = _FakeQuantize.apply(x, grid.scale, zero_point, value_zero_point, before, after, pins, options)
+    tensors = x, grid.scale, zero_point, value_zero_point, before, after, pins
+    output: Tensor = _FakeQuantize.apply(*tensors, options, _gelu_to_repeat(x) if options.recompute else None)
     return output
 
 
@@ -169,7 +171,23 @@ def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
 
 def _saved_tensors(node: Any) -> Any:
     """Gives what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
-    return node.saved_tensors if node.unpacked is None else node.unpacked
+    if node.unpacked is not None:
+        return node.unpacked
+    if node.gelu is None:
+        return node.saved_tensors
+    with torch.no_grad():
+        latent = F.gelu(node.gelu._saved_self, approximate=node.gelu._saved_approximate)
+    return latent, *node.saved_tensors[1:]
+
+
+def _gelu_to_repeat(x: Tensor) -> Any:
+    """Gives the node of the GELU that gave `x`, to give it once more in backward rather than save it: GELU saves its own input anyway."""
+    if x.numel() < _RECOMPUTE_FROM or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
+        return None
+    surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    # Activation checkpointing gives what GELU has saved back one single time.
+    is_checkpointed = surrounding is not None and getattr(surrounding[0], "__module__", "") == "torch.utils.checkpoint"
+    return None if is_checkpointed else x.grad_fn
 
 
 class _Limits(NamedTuple):
@@ -235,11 +253,12 @@ class _FakeQuantize(torch.autograd.Function):
         after: Tensor | None,
         pins: Tensor | None,
         options: _Options,
+        gelu: Any,
     ) -> Tensor:
         del value_zero_point  # equal numbers; it only takes its own gradient
         value, kept = _values(x, scale, zero_point, pins, before, after, options)
-        ctx.save_for_backward(x, scale, zero_point, pins, before, after, kept)
-        ctx.options, ctx.unpacked = options, None
+        ctx.save_for_backward(None if gelu is not None else x, scale, zero_point, pins, before, after, kept)
+        ctx.options, ctx.unpacked, ctx.gelu = options, None, gelu
         return value
 
     @staticmethod
@@ -271,7 +290,7 @@ class _FakeQuantize(torch.autograd.Function):
         ]
         to_before = None if before is None else _to_shift(to_latent, before, 0, seen)
         to_after = None if after is None else _to_shift(view.to(dtype), after, -1, seen)
-        return seen.restore(to_latent.to(x.dtype), x), *scaled, to_before, to_after, None, None
+        return seen.restore(to_latent.to(x.dtype), x), *scaled, to_before, to_after, None, None, None
 
 
 def _to_shift(gradient: Tensor, shift: Tensor, number: int, seen: Layout) -> Tensor:
@@ -294,7 +313,7 @@ class _FakeQuantizeByMean(torch.autograd.Function):
         # As `_FakeQuantize` saves them, so that values are computed again alike.
         latent, scale = (x, seen.restore(scale, like_scale)) if options.recompute else (None, None)
         ctx.save_for_backward(latent, scale, None, pins, None, None, None)
-        ctx.options, ctx.unpacked = options, None
+        ctx.options, ctx.unpacked, ctx.gelu = options, None, None
         return seen.restore(value, x).data
 
     @staticmethod
