@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillbit.modules.qkr import ReparameterizedProducts, key_bias
+from stillbit.modules.qkr import ReparameterizedProducts, _RowProducts, key_bias
 from stillbit.quantizers import LSQ, ProductSite, SliceSite, StatsQ
 from stillbit.quantizers.product import query_key_products
 from tests.modules.attentions import CHANNELS, HEADS, TOKENS, attention, reparameterized, shifted, tokens, with_products
@@ -110,3 +110,11 @@ def test_sites_are_the_products_and_the_rows_of_the_value(scale_shape: tuple[int
 def test_runs_in_half_precision(dtype: torch.dtype) -> None:
     layer = attention().to(dtype)
     assert with_products(layer, reparameterized())(tokens().to(dtype)).dtype == dtype
+
+
+def test_products_of_rows_give_gradients_in_the_memory_order_of_their_tensors() -> None:
+    x, y = (torch.randn(2, size, 4, dtype=torch.float64, requires_grad=True) for size in (3, 5))
+    assert torch.equal(_RowProducts.apply(x, y), x @ y.mT)
+    assert torch.autograd.gradcheck(_RowProducts.apply, (x, y))
+    output = _RowProducts.apply(x, y)
+    assert all(each.is_contiguous() for each in torch.autograd.grad(output, (x, y), torch.randn_like(output)))

@@ -69,3 +69,20 @@ def test_biases_are_zero_at_first() -> None:
 def test_refuses_an_input_that_does_not_fit(x: Tensor) -> None:
     with pytest.raises(PrepareError, match=r"^quantizer LSQ has shifts for inputs that end in \(5, 3\) and was given "):
         shifted((5, 3), None)(x)
+
+
+def test_who_watches_the_quantizer_sees_what_it_quantizes_and_the_values() -> None:
+    module, x, seen = filled(shifted()), torch.randn(4, 5, 3), []
+    wanted = module(x)
+    module.quantizer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    assert torch.equal(module(x), wanted)
+    ((latent,), values) = seen[0]
+    assert module.before is not None
+    assert torch.equal(latent, x + module.before)
+    assert torch.equal(values, module.quantizer(latent))
+
+
+def test_bypassed_it_still_shifts() -> None:
+    module, x = filled(shifted()), torch.randn(4, 5, 3)
+    module.quantizer.bypass = True
+    assert torch.equal(module(x), x + module.before + module.after)

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -209,3 +209,36 @@ def test_small_values_are_saved_for_they_cost_less_than_a_recomputation(monkeypa
         with saved_storages() as saved, values_recomputed(values):
             linear(values, torch.randn(2, size, requires_grad=True))
         assert (values.untyped_storage().data_ptr() in saved) == is_saved
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("within", [True, False], ids=["recomputed", "saved"])
+def test_what_gelu_gives_is_computed_again(approximate: str, within: bool) -> None:
+    """GELU saves its input anyway."""
+
+    def gradients(gelu: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        leaf, weight, quantizer = torch.linspace(-2, 2, 24).view(4, 6).requires_grad_(), torch.ones(5, 6, requires_grad=True), ready()
+        with saved_storages() as seen:
+            latent = gelu(leaf)
+            x = quantizer(latent)
+            with values_recomputed(x) if within else nullcontext():
+                output = linear(x, weight)
+        assert (latent.untyped_storage().data_ptr() in seen) == (gelu is not plain)
+        return torch.autograd.grad(output.square().sum(), (leaf, weight, quantizer.scale))
+
+    def plain(x: Tensor) -> Tensor:
+        return nn.functional.gelu(x, approximate=approximate)
+
+    again, saved = gradients(plain), gradients(lambda x: plain(x) * 1.0)
+    assert all(torch.equal(one, other) for one, other in zip(again, saved, strict=True))
+
+
+def test_derived_latents_are_not_saved_besides_their_values() -> None:
+    quantizer, latent = StatsQ(2, (4, 1)), torch.randn(4, 6, requires_grad=True)
+    quantizer.recompute = False
+    derived, weight = latent * 1.0, torch.randn(5, 6, requires_grad=True)
+    with saved_storages() as seen:
+        x = quantizer(derived)
+        linear(weight, x)
+    assert derived.untyped_storage().data_ptr() not in seen
+    assert x.untyped_storage().data_ptr() in seen

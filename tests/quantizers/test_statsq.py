@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.modules import QuantLinear, adopt
+from stillbit.numerics import EWGS, kernels
 from stillbit.numerics.grid import SCALE_FLOOR
 from stillbit.numerics.kernels import FREE
 from stillbit.prepare import scales
@@ -166,3 +167,31 @@ def test_the_scale_has_no_gradient() -> None:
     x = torch.randn(3, 8, requires_grad=True)
     assert not StatsQ(2, (3, 1)).grid(x).scale.requires_grad
     assert math.isclose(float(StatsQ(2).grid(x).scale), float(x.detach().abs().mean()), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("rounding", [None, EWGS(0.0)], ids=["one pass", "apart"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["in order", "transposed"])
+@pytest.mark.parametrize("scale_shape", [(1,), (6, 1)], ids=["tensor", "row"])
+def test_pins_hold_and_let_no_gradient_pass(rounding: EWGS | None, order: tuple[int, int], scale_shape: tuple[int, ...]) -> None:
+    """In the one pass that STE takes, and where scale and values are computed apart (EWGS of no strength is STE)."""
+    x, upstream = (torch.randn(6, 20)[:, :6].permute(order), torch.randn(6, 6).mT)
+    quantizer = StatsQ(2, scale_shape, rounding=rounding)
+    quantizer.allocate_pins(x.shape)
+    free, pinned = quantized(quantizer, x), (1, 2)
+    quantizer.pins[pinned] = -2
+    values, gradient = quantized(quantizer, x, upstream)
+    scale = quantizer.grid(x).scale.expand(6, 6)
+    assert values[pinned] == -1.5 * scale[pinned]
+    assert gradient[pinned] == 0.0
+    elsewhere = quantizer.pins == FREE
+    assert torch.equal(values[elsewhere], free[0][elsewhere])
+    assert torch.equal(gradient[elsewhere], upstream[elsewhere])
+
+
+@pytest.mark.slow
+def test_the_compiled_pass_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, quantizer = torch.randn(64, 48), StatsQ(3, (64, 1))
+    quantizer.allocate_pins(x.shape)
+    eager = quantized(quantizer, x)
+    monkeypatch.setattr(kernels, "_COMPILE_FROM", 1)
+    assert all(torch.equal(one, other) for one, other in zip(quantized(quantizer, x), eager, strict=True))

@@ -83,8 +83,8 @@ def forward(
 def forward_by_mean(x: Tensor, pins: Tensor | None, reduced: tuple[int, ...], low: float, high: float) -> tuple[Tensor, Tensor]:
     """Gives the values on the grid whose scale follows from the latents, and that scale; arguments as in `forward` and `Variant`."""
     scale = scale_by_mean(x, reduced, low)
-    value, _ = forward(x, scale, None, pins, None, None, None, 0.5, low, high, None, None)
-    return value, scale
+    values, _ = forward(x, scale, None, pins, None, None, None, 0.5, low, high, None, None)
+    return values, scale
 
 
 def scale_by_mean(x: Tensor, reduced: tuple[int, ...], low: float) -> Tensor:

@@ -118,13 +118,13 @@ class Quantizer(nn.Module, ABC):
             after: Learned shift that is added to the values.
         """
         if self.bypass:
-            latent = self.latent(x, before)
+            latent = self.clipped(x) if before is None else self.clipped(x) + before
             return latent if after is None else latent + after
         self._require_range()
         self._require_fit(x)
         clip = self.clip
         if before is not None and (clip is not None or self.gate is not None):
-            x, before, clip = self.latent(x, before), None, None
+            x, before, clip = self.clipped(x) + before, None, None
         if self.gate is not None and x.requires_grad:
             x = gates.pass_where(x, self.free(x))
         return self._values(x, clip, before, after)
@@ -133,13 +133,6 @@ class Quantizer(nn.Module, ABC):
     def clipped(self, x: Tensor) -> Tensor:
         """Gives what is quantized: `x`, behind the activation function that is folded into this quantizer if one is."""
         return x if self.clip is None else F.hardtanh(x, *self.clip)
-
-    @final
-    def latent(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        """Gives what is quantized in a call of this quantizer with these arguments."""
-        del after
-        clipped = self.clipped(x)
-        return clipped if before is None else clipped + before
 
     @final
     @torch.no_grad()
