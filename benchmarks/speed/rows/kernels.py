@@ -1,12 +1,10 @@
 """How many kernels both networks together compile, and what that costs before the second step.
 
-Runs in a process of its own with an empty compiler cache. Counted are Dynamo's graphs, so a kernel that is compiled again counts again.
+Runs in a process of its own with an empty compiler cache. A kernel that is compiled again, for other sizes, counts again.
 """
 
 import time
 from collections import Counter
-
-from torch._dynamo.utils import get_compilation_metrics
 
 import stillbit as sb
 from benchmarks.speed import networks
@@ -14,6 +12,7 @@ from benchmarks.speed.findings import COUNT, SECONDS, Figure, Findings
 from benchmarks.speed.networks import Training
 from benchmarks.speed.pairs import milliseconds
 from benchmarks.speed.settings import Settings
+from stillbit.numerics.compiling import num_compiled
 
 
 def measure(settings: Settings) -> Findings:
@@ -51,7 +50,7 @@ def measure(settings: Settings) -> Findings:
 
 def compiled_graphs() -> Counter[str]:
     """Counts the graphs that were compiled in this process, by the name of the function."""
-    return Counter(str(one.co_name) for one in get_compilation_metrics())
+    return num_compiled()
 
 
 def listed(graphs: Counter[str]) -> str:

@@ -92,16 +92,16 @@ def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
 def _losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
     """Runs the kernel: all candidates in one compiled call, or one after the other, so that temporaries stay in the cache."""
     grids = CandidateGrids(*(part.to(rows.device) for part in grids))
-    losses = try_compiled(_kernel, rows, *grids)
-    if losses is None:
-        each = zip(*(torch.split(part, 1) for part in grids), strict=True)
-        losses = torch.cat([_kernel(rows, *grid) for grid in each])
-    return losses
+    compiled = try_compiled(_kernel, rows, *grids)
+    if compiled is not None:
+        return compiled[0]
+    each = zip(*(torch.split(part, 1) for part in grids), strict=True)
+    return torch.cat([_kernel(rows, *grid)[0] for grid in each])
 
 
-def _kernel(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def _kernel(rows: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor]:
     scale, low, high = scale[:, None, None], low[:, None, None], high[:, None, None]
-    return _squared_errors(rows, scale, low, high).sum(-1, dtype=torch.float64)
+    return (_squared_errors(rows, scale, low, high).sum(-1, dtype=torch.float64),)
 
 
 def _squared_errors(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -1,62 +1,101 @@
-"""Compiled twins of plain functions: made on the first call, one a kind of arguments, given up for good where no compiler works."""
+"""Compiled twins of plain functions: made on the first call, one a kind of arguments, given up for good where no compiler works.
+
+A function is traced once and compiled by Inductor, without Dynamo between it and its caller: Dynamo checks at each call what `_kinds` has
+found out already, and takes longer for it than a small kernel runs.
+"""
 
 import functools
 import logging
-import types
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", bound=tuple[Tensor | None, ...])
 
 _log = logging.getLogger("stillbit")
 _compiler_works = True
+_MANY = (1 << 20) + 1  # more than Inductor of any supported torch adds up in one stage
 
 
 def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | None:
     """Runs the compiled twin of `function`.
 
-    Each kind of arguments gets its own twin, so that none recompiles for another: what a compiler specializes on (dtype, device, number
-    of axes, axes of size 1, None, autocast, inference mode) tells kinds apart, what it need not (sizes, floats) does not.
+    Each kind of arguments gets its own twin. What a compiler specializes on (dtype, device, number of axes, axes of size 1, gaps, None)
+    tells kinds apart; what it need not (sizes, floats) does not. Tensors that have as many axes must broadcast the same way in all calls.
 
     Args:
-        function: A plain function, which never gives None.
+        function: A plain function of tensors, which gives a tuple of tensors and None.
         arguments: What `function` is called with: tensors, floats (which it may get as tensors of no axis), None, and hashable values
             that are fixed in the compiled form.
 
     Returns:
-        What `function` gives, or None where no compiler works: then run `function` as it is written.
+        What `function` gives, or None where no compiler works, a compiler is at work, a tensor holds nothing, or a dispatch mode wants to
+        see each operation: then run `function` as it is written.
     """
     global _compiler_works
-    if not _compiler_works or torch.compiler.is_compiling():
+    if not _compiler_works or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
     kinds: list[Hashable] = []
-    bare: list[Any] = []
+    tensors: list[Tensor] = []
     for argument in arguments:  # one plain loop: every quantizer of a model comes by here, in every step
-        if argument is None:
-            kinds.append(None)
-            bare.append(None)
-        elif isinstance(argument, Tensor):
-            kinds.append((argument.dtype, argument.device.type, argument.is_inference(), tuple([size == 1 for size in argument.shape])))
-            bare.append(argument.data)  # else a compiled function also guards the tensor that a view was taken of, and its gradient
+        if isinstance(argument, Tensor):
+            num_elements = argument.numel()
+            if num_elements == 0 or argument.is_meta:
+                return None  # Inductor fails on some, and nothing is to be computed
+            ones = tuple([size == 1 for size in argument.shape])
+            gaps = None if argument.is_contiguous() else argument.stride()
+            kinds.append(_Kind(argument.dtype, argument.device, ones, gaps, num_elements >= 1 << 31))
+            tensors.append(argument.data)
         elif isinstance(argument, float):
-            # Inductor of torch 2.9 compiles once more for each float that reaches `clamp`, and raises after eight; tensors it takes as
-            # they come. On the CPU, whatever the device: no transfer waits for an accelerator, a compiler passes the number to its kernel.
-            kinds.append(float)
-            bare.append(_scalar(argument))
+            # A number in the compiled form would be a form for each number. On the CPU, whatever the device: no transfer waits for an
+            # accelerator, a compiler passes the number to its kernel.
+            kinds.append(_NUMBER)
+            tensors.append(_scalar(argument))
         else:
             kinds.append(argument)
-            bare.append(argument)
+    key = function, *kinds
     try:
-        result: Result = _twin(function, tuple(kinds), torch.is_inference_mode_enabled(), _autocast(arguments))(*bare)
-    except torch._dynamo.exc.BackendCompilerFailed as error:
+        form = _forms.get(key) or _compile(key, tensors)
+    except Exception as error:  # a compiler fails in more ways than have a common class
         _compiler_works = False
-        reason = str(error.inner_exception).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         _log.warning("no working compiler (%s): quantizers run in eager mode, with the same codes, slower", reason)
         return None
-    return result
+    found = iter(form.compiled(*tensors))
+    return cast(Result, tuple([next(found) if there else None for there in form.outputs]))
+
+
+def num_compiled() -> Counter[str]:
+    """Counts the compiled forms of this process, by the name of the function; of a function that is given another, by that one's."""
+    return Counter(getattr(second, "__name__", function.__name__) for function, second, *_ in _forms)
+
+
+class _Kind(NamedTuple):
+    """What a compiled form is for.
+
+    Attributes:
+        dtype: Of a tensor.
+        device: Its device.
+        ones: Which axes have size 1.
+        gaps: Strides of a tensor that is not contiguous.
+        is_far: Whether an index of 32 bits is too short.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    ones: tuple[bool, ...]
+    gaps: tuple[int, ...] | None
+    is_far: bool
+
+
+_NUMBER = _Kind(torch.float64, torch.device("cpu"), ones=(), gaps=None, is_far=False)
 
 
 @functools.cache
@@ -66,23 +105,49 @@ def _scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
-def _autocast(arguments: Sequence[Any]) -> Hashable:
-    device = next(argument.device.type for argument in arguments if isinstance(argument, Tensor))
-    return torch.get_autocast_dtype(device) if _has_autocast(device) and torch.is_autocast_enabled(device) else None
+class _Form(NamedTuple):
+    """A compiled form of a function.
+
+    Attributes:
+        compiled: Takes the tensors, gives those of the outputs that are tensors.
+        outputs: Which outputs are tensors.
+    """
+
+    compiled: Callable[..., Sequence[Tensor]]
+    outputs: tuple[bool, ...]
 
 
-@functools.cache
-def _has_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device)  # not the meta device
+_forms: dict[tuple[Any, ...], _Form] = {}
 
 
-@functools.cache
-def _twin(function: Callable[..., Result], *fixed: Hashable) -> Callable[..., Result]:
-    del fixed
-    # Dynamo counts recompilations by code object and past a limit falls back to eager in silence: so each has its own.
-    own = types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
-    compiled: Callable[..., Result] = torch.compile(own, dynamic=True, fullgraph=True, options=_inductor_options())
-    return compiled
+def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
+    """Traces a function with tensors of any size in the place of these, and compiles it."""
+    function, *kinds = key
+    outputs: tuple[bool, ...] = ()
+
+    def flat(*given: Tensor) -> tuple[Tensor, ...]:
+        nonlocal outputs
+        remaining = iter(given)
+        found = function(*(next(remaining) if isinstance(kind, _Kind) else kind for kind in kinds))
+        outputs = tuple(one is not None for one in found)
+        return tuple(one for one in found if one is not None)
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False))  # sizes that are equal now need not be later
+    with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
+        fakes: list[Any] = [_fake(mode, tensor) for tensor in tensors]
+        with mode:
+            graph = make_fx(flat)(*fakes)
+        compiled: Callable[..., Any] = torch._inductor.compile(graph, fakes, options=_inductor_options())
+    _forms[key] = _Form(compiled, outputs)
+    return _forms[key]
+
+
+def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    dynamic = [DimDynamic.STATIC if size == 1 else DimDynamic.DYNAMIC for size in tensor.shape]
+    if tensor.dim() == 1 and tensor.numel() > 1 and tensor.is_contiguous():
+        # Inductor adds up in two stages where it expects many terms. It shall always: what is short now may be long later.
+        tensor = torch.empty(_MANY, dtype=tensor.dtype, device=tensor.device)
+    return mode.from_tensor(tensor, symbolic_context=StatelessSymbolicContext(dynamic))
 
 
 @functools.cache

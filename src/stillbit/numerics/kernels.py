@@ -17,7 +17,7 @@ from stillbit.numerics.rounding import Rounding
 FREE = -128  # the entry of a pin tensor that pins nothing
 BANDS = ("rounded", "position", "open")
 
-_COMPILE_FROM = 1 << 16  # elements; below, the call costs more than the arithmetic
+_COMPILE_FROM = 1 << 15  # elements; below, the call costs more than the arithmetic
 
 
 class Variant(NamedTuple):
