@@ -2,6 +2,7 @@
 
 import random
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ STEPS = 20  # of 2 x 9 images, out of 360
 
 
 def start(folder: Path, *options: str, ranks: int = 1) -> int:
-    """Run the script to its end, whatever that is; return its exit code."""
+    """Run the script to its end, whatever that is; return its exit code, and show what it wrote."""
     fixed = ["--batch-size", 9, "--accumulation", 2 // ranks, "--checkpoint-every", 3]
-    return execute(SCRIPT, folder, *fixed, *options, ranks=ranks).returncode
+    done = execute(SCRIPT, folder, *fixed, *options, ranks=ranks)
+    sys.stdout.write(f"{done.stdout[-2000:]}\n{done.stderr[-8000:]}")
+    return done.returncode
 
 
 @pytest.mark.parametrize(("method", "ranks"), [("float", 1), ("dampening", 1), ("freezing", 1), ("freezing", 2)])
