@@ -21,7 +21,7 @@ Result = TypeVar("Result", bound=tuple[Tensor | None, ...])
 
 _log = logging.getLogger("stillbit")
 _compiler_works = True
-_MANY = (1 << 20) + 1  # more than Inductor of any supported torch adds up in one stage
+_MANY = (1 << 20) + 1  # more than Inductor adds up in one stage, where it knows two (torch 2.9 does not)
 
 
 def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | None:
@@ -132,7 +132,7 @@ def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
         outputs = tuple(one is not None for one in found)
         return tuple(one for one in found if one is not None)
 
-    mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False))  # sizes that are equal now need not be later
+    mode = FakeTensorMode(shape_env=ShapeEnv())
     with torch.no_grad(), torch.autocast(tensors[0].device.type, enabled=False):
         fakes: list[Any] = [_fake(mode, tensor) for tensor in tensors]
         with mode:
@@ -143,6 +143,7 @@ def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
 
 
 def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+    # Not DimDynamic.DUCK: sizes that are equal now need not be later.
     dynamic = [DimDynamic.STATIC if size == 1 else DimDynamic.DYNAMIC for size in tensor.shape]
     if tensor.dim() == 1 and tensor.numel() > 1 and tensor.is_contiguous():
         # Inductor adds up in two stages where it expects many terms. It shall always: what is short now may be long later.
