@@ -1,4 +1,5 @@
 import logging
+import sys
 from typing import Any
 
 import pytest
@@ -100,3 +101,14 @@ def test_without_a_compiler_it_says_so_once_and_gives_up(monkeypatch: pytest.Mon
     assert len(calls) == 1
     assert len(caplog.records) == 1
     assert "no working compiler (no g++ here)" in caplog.text
+
+
+def test_a_torch_without_what_compiling_needs_is_one_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiling, "_compiler_works", True)
+    monkeypatch.setattr(compiling, "_forms", {})
+    monkeypatch.setitem(sys.modules, "torch.fx.experimental.proxy_tensor", None)
+    with caplog.at_level(logging.WARNING, logger="stillbit"):
+        assert try_compiled(double, torch.ones(3)) is None
+    assert "no working compiler" in caplog.text

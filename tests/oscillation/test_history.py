@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import Grid, passes
+from stillbit.numerics import Grid, kernels
 from stillbit.numerics.kernels import FREE
 from stillbit.numerics.passes import run_pass, share
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
@@ -105,7 +105,7 @@ def test_a_large_weight_in_one_compiled_pass_is_the_plain_one(dtype, memory_form
     fused, plain = Weight(steps[0].to(memory_format=memory_format)), Weight(steps[0])
     for codes in steps[1:]:
         fused.step(codes.to(memory_format=memory_format), scale)
-    monkeypatch.setattr(passes, "_COMPILE_FROM", steps[0].numel() + 1)
+    monkeypatch.setattr(kernels, "_COMPILE_FROM", steps[0].numel() + 1)
     for codes in steps[1:]:
         plain.step(codes, scale)
     assert 0 < (plain.pins != FREE).sum() < plain.pins.numel()

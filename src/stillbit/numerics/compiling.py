@@ -1,21 +1,21 @@
 """Compiled twins of plain functions: made on the first call, one a kind of arguments, given up for good where no compiler works.
 
-A function is traced once and compiled by Inductor, without Dynamo between it and its caller: Dynamo checks at each call what `_kinds` has
-found out already, and takes longer for it than a small kernel runs.
+A function is traced once and compiled by Inductor, without Dynamo between it and its caller: Dynamo checks at each call what the key of a
+form says already, and takes longer for it than a small kernel runs.
 """
 
 import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 Result = TypeVar("Result", bound=tuple[Tensor | None, ...])
 
@@ -122,6 +122,11 @@ _forms: dict[tuple[Any, ...], _Form] = {}
 
 def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
     """Traces a function with tensors of any size in the place of these, and compiles it."""
+    # Here, not above: who compiles nothing need not wait for these, and a torch without one of them still runs kernels as written.
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
     function, *kinds = key
     outputs: tuple[bool, ...] = ()
 
@@ -142,7 +147,9 @@ def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
     return _forms[key]
 
 
-def _fake(mode: FakeTensorMode, tensor: Tensor) -> Tensor:
+def _fake(mode: "FakeTensorMode", tensor: Tensor) -> Tensor:
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
     # Not DimDynamic.DUCK: sizes that are equal now need not be later.
     dynamic = [DimDynamic.STATIC if size == 1 else DimDynamic.DYNAMIC for size in tensor.shape]
     if tensor.dim() == 1 and tensor.numel() > 1 and tensor.is_contiguous():

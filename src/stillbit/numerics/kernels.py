@@ -225,19 +225,18 @@ def _passed(
 Kernel = Callable[..., tuple[Tensor | None, ...]]
 
 
-def run(kernel: Kernel, x: Tensor, *arguments: Any, compile_from: int | None = None) -> tuple[Tensor | None, ...]:
+def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
     """Runs `kernel`, compiled where that pays and a compiler is there, with the same codes either way.
 
     Args:
         kernel: A function of this file's kind.
         x: The kernel's first tensor, a canonical view.
         arguments: The kernel's other arguments.
-        compile_from: Elements of `x` from which it pays; None: as it does for a quantizer.
 
     Returns:
         What the kernel gives.
     """
-    if x.numel() >= (_COMPILE_FROM if compile_from is None else compile_from):
+    if x.numel() >= _COMPILE_FROM:
         compiled = try_compiled(kernel, x, *arguments)
         if compiled is not None:
             return compiled

@@ -17,7 +17,6 @@ from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
 from stillbit.numerics.layout import layout
 
 _ALONE_FROM = 1 << 15  # elements; below, copying costs less than calls, and torch copies in one thread
-_COMPILE_FROM = 1 << 15
 
 InPlaceKernel = Callable[..., tuple[()]]
 
@@ -135,4 +134,4 @@ def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
 def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Share, settings: tuple[Any, ...]) -> None:
     first, *rest = tensors
     assert first is not None
-    kernels.run(kernel, first, *rest, *one.numbers, *settings, compile_from=_COMPILE_FROM)
+    kernels.run(kernel, first, *rest, *one.numbers, *settings)
