@@ -29,6 +29,10 @@ class DivergedError(StillbitError):
     exit_code = 3
 
 
+class ExportError(StillbitError):
+    """A model that cannot be exported, or a file that cannot be written, read or run."""
+
+
 class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
     """Training was told to stop (SIGTERM or SIGINT) and has saved its state."""
 

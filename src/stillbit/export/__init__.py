@@ -1,0 +1,4 @@
+"""Export: a trained network as files that other programs read and run."""
+
+from stillbit.export.capture import capture as capture
+from stillbit.export.program import Program as Program
