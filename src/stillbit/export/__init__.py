@@ -1,4 +1,6 @@
 """Export: a trained network as files that other programs read and run."""
 
 from stillbit.export.capture import capture as capture
+from stillbit.export.layers import LayerInfo as LayerInfo
+from stillbit.export.layers import layers_of as layers_of
 from stillbit.export.program import Program as Program
