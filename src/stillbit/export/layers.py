@@ -11,9 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stillbit.export.program import Program, operation_name
 
 # Operations that move or choose elements: what they give lies on the grid that their first argument lies on.
-_MOVES = frozenset(
-    "chunk clone contiguous expand flatten getitem index index_select mT max_pool1d max_pool2d movedim narrow pad permute repeat reshape "
-    "roll select slice split squeeze swapaxes t tensor_split transpose unflatten unsqueeze view".split()  # noqa: SIM905 - read as a list
+_MOVES = (
+    *("chunk", "clone", "contiguous", "expand", "flatten", "getitem", "index", "index_select", "mT", "max_pool1d", "max_pool2d", "movedim"),
+    *("narrow", "pad", "permute", "repeat", "reshape", "roll", "select", "slice", "split", "squeeze", "swapaxes", "t", "tensor_split"),
+    *("transpose", "unflatten", "unsqueeze", "view"),
 )
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _TRANSPOSED = {"conv_transpose1d": 6, "conv_transpose2d": 6}  # where the number of groups stands
