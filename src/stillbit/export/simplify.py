@@ -34,6 +34,7 @@ class _Simplifier:
         self._now: dict[fx.Node, Reference | Any] = {}  # what stands for a node; of an operation in place, for its argument too
         self._tensors: dict[str, Tensor] = {}
         self._calls: list[Call] = []
+        self._taken: set[str] = {INPUT}  # names of the input, of tensors and the modules that hold them, of calls
         self._place_inputs(exported)
 
     def program(self, input_shape: tuple[int, ...]) -> Program:
@@ -51,11 +52,23 @@ class _Simplifier:
     def _place_inputs(self, exported: ExportedProgram) -> None:
         placeholders = [node for node in self._graph.nodes if node.op == "placeholder"]
         stored = {**exported.constants, **exported.state_dict}
+        for spec in exported.graph_signature.input_specs:
+            parts = (spec.target or "").split(".")
+            self._taken.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
         for node, spec in zip(placeholders, exported.graph_signature.input_specs, strict=True):
             if spec.kind == InputKind.USER_INPUT:
                 self._now[node] = Reference(INPUT)
             else:
-                self._now[node] = self._constant(spec.target or node.name, stored[spec.target])
+                assert spec.target is not None
+                name = spec.target if spec.target != INPUT else self._free(INPUT)
+                self._now[node] = self._constant(name, stored[spec.target])
+
+    def _free(self, name: str) -> str:
+        """Gives the name, or one like it: a parameter may be called as an operation is, or as the input."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _translate(self, node: fx.Node) -> Any:
         target, arguments, keywords = _functional(node.target), self._resolved(node.args), self._resolved(node.kwargs)
@@ -65,8 +78,8 @@ class _Simplifier:
         mutated = node.args[0] if target is not node.target else None
         result = self._computed(node, target, arguments, keywords) if self._is_constant(name, arguments, keywords) else None
         if result is None:
-            self._calls.append(Call(node.name, target, tuple(arguments), keywords, _layer(node), _shape(node)))
-            result = Reference(node.name)
+            result = Reference(self._free(node.name))
+            self._calls.append(Call(result.name, target, tuple(arguments), keywords, _layer(node), _shape(node)))
         if isinstance(mutated, fx.Node):
             self._now[mutated] = result
         return result
@@ -83,9 +96,9 @@ class _Simplifier:
             if result.nbytes > max(_SMALL, sum(self._tensors[one].nbytes for one in references((arguments, keywords)))):
                 return None
             layer = _layer(node)
-            return self._constant(f"{layer}.{node.name}" if layer else node.name, result)
+            return self._constant(self._free(f"{layer}.{node.name}" if layer else node.name), result)
         if isinstance(result, tuple | list) and all(isinstance(one, Tensor) for one in result):
-            return [self._constant(f"{node.name}_{index}", one) for index, one in enumerate(result)]
+            return [self._constant(self._free(f"{node.name}_{index}"), one) for index, one in enumerate(result)]
         return result
 
     def _constant(self, name: str, tensor: Tensor) -> Reference:
