@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stillbit import run
+from stillbit.assembly import known_classes
 from stillbit.errors import CheckpointError, DataError, StillbitError
 from stillbit.recipes.load import load
 from stillbit.training import checkpoint
@@ -86,4 +87,4 @@ def test_the_data_is_needed_only_for_the_number_of_classes(source, tmp_path):
     run.import_checkpoint(recipe(*elsewhere, "model.num_classes=10"), source, tmp_path / "given")
     with pytest.raises(DataError, match=r"no folder none/train.*; or model\.num_classes"):
         run.import_checkpoint(recipe(*elsewhere, "model.weights=random"), source, tmp_path / "unknown")
-    assert run._classes(load("deit_t_w2a2", ["data.root=none"])) == 1000  # as the pretrained ones
+    assert known_classes(load("deit_t_w2a2", ["data.root=none"])) == 1000  # as the pretrained ones

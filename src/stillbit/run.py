@@ -1,42 +1,30 @@
-"""The assembly root: a recipe becomes model, data, optimizer and methods, and these a run. It alone knows every room.
+"""What a recipe's parts do together: training, evaluation, and the import of what others have trained.
 
 A run folder holds `recipe.yaml` (complete, defaults written out), `record.jsonl`, `last.pt`, `best.pt`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-from torch import nn
-
-from stillbit.errors import CheckpointError, DataError, RecipeError
+from stillbit.assembly import Assembly as Assembly
+from stillbit.assembly import assemble as assemble
+from stillbit.assembly import build_blank, build_placed, known_classes, read_trained
+from stillbit.errors import CheckpointError, RecipeError
 from stillbit.interop import ImportReport, load_published, read_published
-from stillbit.oscillation import Method, TrackingConfig
-from stillbit.prepare import Coverage, prepare, scales, undecayed, weights
-from stillbit.prepare.calibrate import calibrate
-from stillbit.recipes.load import dump, load, resolve
+from stillbit.recipes.load import dump, load
 from stillbit.recipes.mapping import to_mapping
-from stillbit.recipes.model import build_model, pretrained_classes
 from stillbit.recipes.schema import Recipe
 from stillbit.training import checkpoint
-from stillbit.training.batches import calibration_batches, validation_batches
-from stillbit.training.data import Data, load_data
-from stillbit.training.distill import Distiller
+from stillbit.training.batches import validation_batches
+from stillbit.training.data import load_data
 from stillbit.training.evaluate import Evaluation, evaluate
 from stillbit.training.loop import BEST, LAST, fit
-from stillbit.training.optim import JointOptimizer, build_optimizer, group_schedules
-from stillbit.training.processes import autocast, memory_format, place, start_processes, training_dtype
-from stillbit.training.sampler import StepSampler
-from stillbit.training.seeding import seed_all
+from stillbit.training.optim import group_schedules
+from stillbit.training.processes import autocast, memory_format, start_processes, training_dtype
 
 RECIPE = "recipe.yaml"
-
-# What the tensors of a checkpoint mean, beyond their names and shapes.
-_GRIDS = ("weight_bits", "activation_bits", "policy", "overrides", "quantizer", "attention")
 
 # What a resumed run may have otherwise than before: nothing of it changes a number.
 _MAY_CHANGE = (
@@ -50,27 +38,6 @@ _MAY_CHANGE = (
     "training.log_every",
     "training.tensorboard",
 )
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """Everything that a recipe makes, ready for its first step.
-
-    Args:
-        model: On its device; prepared and calibrated, unless the recipe is one in full precision.
-        data: Both splits.
-        optimizer: Over weights and scales.
-        methods: Attached to the optimizer.
-        distiller: The teacher, placed; None without.
-        coverage: What is quantized; None in full precision.
-    """
-
-    model: nn.Module
-    data: Data
-    optimizer: JointOptimizer
-    methods: tuple[Method, ...]
-    distiller: Distiller | None
-    coverage: Coverage | None
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Callable[[str], None] | None = None) -> dict[str, float]:
@@ -129,14 +96,11 @@ def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         CheckpointError: If the checkpoint cannot be read or holds no recipe, or the overrides make another model of it.
         StillbitError: Whatever building or evaluating meets.
     """
-    file = path / LAST if path.is_dir() else path
-    kept = checkpoint.read(file)["recipe"]
-    if kept is None:
-        raise CheckpointError(f"checkpoint {file}: holds no recipe; allowed: one that a recipe was trained into")
-    recipe = resolve(kept, overrides)
+    trained = read_trained(path, overrides)
+    recipe = trained.recipe
     processes = start_processes(recipe.training)
     data = load_data(recipe.data)
-    model, _ = _build_model(recipe, data, start=file)
+    model, _ = build_placed(recipe, data, start=trained.file)
     settings = recipe.training
     batches = validation_batches(
         data,
@@ -167,115 +131,12 @@ def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportRepor
     """
     _check_folder(recipe, folder, resume=False)
     published = read_published(source)
-    seed_all(recipe.training.seed)
-    model = build_model(replace(recipe.model, weights="random"), num_classes=_classes(recipe), channels=recipe.data.channels)
-    model.to(training_dtype(recipe.training))
-    _prepare(recipe, model, torch.device("cpu"))
+    model = build_blank(recipe, known_classes(recipe))
     report = load_published(model, published)
     with _no_partial_folder(folder):
         checkpoint.save(folder / LAST, {"model": model.state_dict(), "recipe": to_mapping(recipe)})
         _write(folder / RECIPE, dump(recipe))
     return report
-
-
-def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
-    """Build what a recipe names. Under torchrun, call it in every process.
-
-    Args:
-        recipe: What to build.
-        start: A checkpoint whose model takes the place of float weights and calibration; None means what the recipe says.
-
-    Returns:
-        The parts, the methods attached.
-
-    Raises:
-        StillbitError: Whatever building meets.
-    """
-    processes = start_processes(recipe.training)
-    data = load_data(recipe.data)
-    distiller = None if recipe.distillation is None else recipe.distillation.build(data, recipe.training)
-    model, coverage = _build_model(recipe, data, start or recipe.start)
-    settings = recipe.optimizer, recipe.scale_optimizer
-    optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
-    methods = _build_methods(recipe, model, _steps_per_epoch(recipe, data, processes))
-    for method in methods:
-        method.attach(optimizer)
-    return Assembly(model, data, optimizer, methods, distiller, coverage)
-
-
-def _build_model(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Module, Coverage | None]:
-    """Return the model, placed, with ranges, and its coverage."""
-    seed_all(recipe.training.seed)
-    named = recipe.model if start is None else replace(recipe.model, weights="random")
-    model = build_model(named, num_classes=data.num_classes, channels=recipe.data.channels)
-    device = place(model, recipe.training)
-    coverage = _prepare(recipe, model, device)
-    if start is not None:
-        _check_same_grids(recipe, start, checkpoint.read(start)["recipe"])
-        checkpoint.load_model(model, start)
-    elif coverage is not None:
-        processes = start_processes(recipe.training)
-        rank, world = processes.process_index, processes.num_processes
-        batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
-        calibrate(model, batches, batches=recipe.calibration.batches)
-    return model, coverage
-
-
-def _check_same_grids(recipe: Recipe, start: Path, kept: Mapping[str, Any] | None) -> None:
-    """Refuse a checkpoint whose scales belong to other grids: names and shapes of tensors do not show it."""
-    before = None if kept is None else resolve(kept).quantization
-    for name in _GRIDS:
-        given, allowed = getattr(before, name, None), getattr(recipe.quantization, name, None)
-        if None not in (before, recipe.quantization) and given != allowed:
-            raise CheckpointError(f"checkpoint {start}: trained with quantization.{name} {given}; allowed: {allowed}, as in this recipe")
-
-
-def _prepare(recipe: Recipe, model: nn.Module, device: torch.device) -> Coverage | None:
-    if recipe.quantization is None:
-        return None
-    size = recipe.data.image_size
-    example = torch.zeros(1, recipe.data.channels, size, size, device=device, dtype=training_dtype(recipe.training))
-    return prepare(model, recipe.quantization, example=example)
-
-
-def _classes(recipe: Recipe) -> int:
-    """Return the width of the classifier, without the data where it can be known without."""
-    if recipe.model.num_classes is not None:
-        return recipe.model.num_classes
-    try:
-        return load_data(recipe.data).num_classes
-    except DataError as error:
-        known = pretrained_classes(recipe.model)
-        if known is None:
-            raise DataError(f"{error}; or model.num_classes, with which nothing needs the data yet") from None
-        return known
-
-
-def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
-    """Return dampening and annealing if asked for, one method that tracks, and recording if asked for, in this order at each step.
-
-    Annealing puts weights back before the others look at them. The schedules of the others end with those of the learning rates.
-    """
-    if recipe.quantization is None:
-        return ()
-    methods: list[Method] = []
-    steps = recipe.timetable.epochs * steps_per_epoch
-    if recipe.dampening is not None:
-        methods.append(recipe.dampening.build(model, steps))
-    if recipe.annealing is not None:
-        begin = recipe.timetable.before_final_stage * steps_per_epoch + 1
-        methods.append(recipe.annealing.build(model, steps, begin=begin))
-    methods.append((recipe.freezing or recipe.tracking or TrackingConfig()).build(model, steps))
-    if recipe.recording is not None:
-        methods.append(recipe.recording.build(model, steps))
-    return tuple(methods)
-
-
-def _steps_per_epoch(recipe: Recipe, data: Data, processes: Accelerator) -> int:
-    settings = recipe.training
-    rank, world = processes.process_index, processes.num_processes
-    sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
-    return sampler.steps_per_epoch
 
 
 def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:

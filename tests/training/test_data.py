@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from stillbit.errors import DataError, RecipeError
-from stillbit.training.data import DataConfig, load_data
+from stillbit.training.data import DataConfig, class_names, load_data
 from stillbit.training.digits import Digits
 from stillbit.training.sampler import SampleKey
 
@@ -139,3 +139,17 @@ def test_a_data_set_that_cannot_be_opened_gives_one_line(tmp_path: Path) -> None
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         DataConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_class_names_stand_in_the_order_of_labels(tmp_path: Path) -> None:
+    write_images(tmp_path, "val", {"dog": 1, "cat": 1})
+    for name in ("folder", "torch/image_folder"):
+        assert class_names(folder_config(tmp_path, name=name)) == ("cat", "dog")
+    assert class_names(DataConfig(name="digits")) == tuple("0123456789")
+
+
+def test_class_names_of_data_that_is_not_there_are_unknown(tmp_path: Path) -> None:
+    assert class_names(folder_config(tmp_path)) is None
+    assert class_names(folder_config(None)) is None
+    assert class_names(folder_config(tmp_path, name="torch/cifar10", download=True)) is None
+    assert class_names(folder_config(None, name="hfds/nobody/nothing")) is None

@@ -1,7 +1,7 @@
 """Image data of a run: which images, how they are split and transformed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,25 @@ def load_data(config: DataConfig) -> Data:
     return Data(_samples(config, train, config.augment), _samples(config, val, None), num_classes, config)
 
 
+def class_names(config: DataConfig) -> tuple[str, ...] | None:
+    """Give the names of the classes, in the order of labels, as far as they are at hand: nothing is decoded or fetched.
+
+    Args:
+        config: Where the images are.
+
+    Returns:
+        The names; None where the data is not there, has no names, or its source would ask the network for them.
+    """
+    if config.name.startswith("hfds/"):
+        return None
+    try:
+        source = _open(replace(config, download=False), train=False)
+    except DataError:
+        return None
+    named = _class_to_index(source)
+    return tuple(sorted(named, key=named.__getitem__)) if named else None
+
+
 def _open(config: DataConfig, *, train: bool) -> Source:
     split = config.train_split if train else config.val_split
     if config.name == "digits":
@@ -181,10 +200,15 @@ def _num_classes(config: DataConfig, train: Source, val: Source) -> int:
 
 
 def _classes(source: Source) -> list[str] | None:
+    return sorted(_class_to_index(source)) or None
+
+
+def _class_to_index(source: Source) -> dict[str, int]:
+    """Give the label of each class by name; nothing where the source has no names."""
     if isinstance(source, Digits):
-        return [str(digit) for digit in range(source.num_classes)]
+        return {str(digit): digit for digit in range(source.num_classes)}
     named = getattr(source, "class_to_idx", None) or getattr(getattr(source, "reader", None), "class_to_idx", None)
-    return sorted(map(str, named)) if named else None
+    return {str(name): int(label) for name, label in (named or {}).items()}
 
 
 def _samples(config: DataConfig, source: Source, augment: AugmentConfig | None) -> SeededDataset:

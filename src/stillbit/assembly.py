@@ -1,0 +1,264 @@
+"""From a recipe to its parts: model, data, optimizer and methods. It alone, with its callers, knows every room."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from stillbit.errors import CheckpointError, DataError
+from stillbit.oscillation import Method, TrackingConfig
+from stillbit.prepare import Coverage, prepare, scales, undecayed, weights
+from stillbit.prepare.calibrate import calibrate
+from stillbit.recipes.load import resolve
+from stillbit.recipes.model import build_model, pretrained_classes
+from stillbit.recipes.schema import Recipe
+from stillbit.training import checkpoint
+from stillbit.training.batches import calibration_batches
+from stillbit.training.data import Data, load_data
+from stillbit.training.distill import Distiller
+from stillbit.training.loop import LAST
+from stillbit.training.optim import JointOptimizer, build_optimizer
+from stillbit.training.processes import place, start_processes, training_dtype
+from stillbit.training.sampler import StepSampler
+from stillbit.training.seeding import seed_all
+
+# What the tensors of a checkpoint mean, beyond their names and shapes.
+_GRIDS = ("weight_bits", "activation_bits", "policy", "overrides", "quantizer", "attention")
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Everything that a recipe makes, ready for its first step.
+
+    Args:
+        model: On its device; prepared and calibrated, unless the recipe is one in full precision.
+        data: Both splits.
+        optimizer: Over weights and scales.
+        methods: Attached to the optimizer.
+        distiller: The teacher, placed; None without.
+        coverage: What is quantized; None in full precision.
+    """
+
+    model: nn.Module
+    data: Data
+    optimizer: JointOptimizer
+    methods: tuple[Method, ...]
+    distiller: Distiller | None
+    coverage: Coverage | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint that has been read.
+
+    Args:
+        file: Where it lies.
+        recipe: What it was trained with.
+        content: All of it; under "model" the tensors, under "recipe" the recipe before overrides.
+    """
+
+    file: Path
+    recipe: Recipe
+    content: Mapping[str, Any]
+
+
+def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
+    """Build what a recipe names. Under torchrun, call it in every process.
+
+    Args:
+        recipe: What to build.
+        start: A checkpoint whose model takes the place of float weights and calibration; None means what the recipe says.
+
+    Returns:
+        The parts, the methods attached.
+
+    Raises:
+        StillbitError: Whatever building meets.
+    """
+    processes = start_processes(recipe.training)
+    data = load_data(recipe.data)
+    distiller = None if recipe.distillation is None else recipe.distillation.build(data, recipe.training)
+    model, coverage = build_placed(recipe, data, start or recipe.start)
+    settings = recipe.optimizer, recipe.scale_optimizer
+    optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
+    methods = _build_methods(recipe, model, _steps_per_epoch(recipe, data, processes))
+    for method in methods:
+        method.attach(optimizer)
+    return Assembly(model, data, optimizer, methods, distiller, coverage)
+
+
+def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
+    """Read what a run has trained.
+
+    Args:
+        path: A run folder, of which the last checkpoint counts, or a checkpoint.
+        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
+
+    Returns:
+        File, recipe and content.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or holds no recipe.
+        RecipeError: If an override does not fit.
+    """
+    file = path / LAST if path.is_dir() else path
+    content = checkpoint.read(file)
+    if content["recipe"] is None:
+        raise CheckpointError(f"checkpoint {file}: holds no recipe; allowed: one that a recipe was trained into")
+    return Trained(file, resolve(content["recipe"], overrides), content)
+
+
+def build_placed(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Module, Coverage | None]:
+    """Build a recipe's model where it will run.
+
+    Args:
+        recipe: Which.
+        data: Decides the number of classes, and gives the images that ranges are found on.
+        start: A checkpoint; None means float weights as the recipe says, and calibration.
+
+    Returns:
+        The model, placed, with ranges, and its coverage (None in full precision).
+
+    Raises:
+        StillbitError: Whatever building meets.
+    """
+    seed_all(recipe.training.seed)
+    named = recipe.model if start is None else replace(recipe.model, weights="random")
+    model = build_model(named, num_classes=data.num_classes, channels=recipe.data.channels)
+    device = place(model, recipe.training)
+    coverage = _prepare(recipe, model, device)
+    if start is not None:
+        _check_same_grids(recipe, start, checkpoint.read(start)["recipe"])
+        checkpoint.load_model(model, start)
+    elif coverage is not None:
+        processes = start_processes(recipe.training)
+        rank, world = processes.process_index, processes.num_processes
+        batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
+        calibrate(model, batches, batches=recipe.calibration.batches)
+    return model, coverage
+
+
+def build_blank(recipe: Recipe, num_classes: int) -> nn.Module:
+    """Build a recipe's model on the CPU, prepared, with random weights and without ranges: a checkpoint is to fill it. Needs no data.
+
+    Args:
+        recipe: Which.
+        num_classes: Width of the classifier, where the recipe names none.
+
+    Raises:
+        StillbitError: Whatever building meets.
+    """
+    seed_all(recipe.training.seed)
+    model = _random_network(recipe, num_classes)
+    model.to(training_dtype(recipe.training))
+    _prepare(recipe, model, torch.device("cpu"))
+    return model
+
+
+def build_trained(trained: Trained) -> nn.Module:
+    """Build a trained model on the CPU, in evaluation. Needs no data: the checkpoint knows the number of classes.
+
+    Args:
+        trained: What `read_trained` gave.
+
+    Raises:
+        CheckpointError: If its recipe, which overrides may have changed, makes another model.
+        StillbitError: Whatever building meets.
+    """
+    model = build_blank(trained.recipe, trained_classes(trained))
+    _check_same_grids(trained.recipe, trained.file, trained.content["recipe"])
+    checkpoint.put_model(model, trained.file, trained.content)
+    return model.eval()
+
+
+def trained_classes(trained: Trained) -> int:
+    """Give the number of classes of a trained network, from the checkpoint alone.
+
+    What has another length there than in a network of one class is the classifier.
+
+    Args:
+        trained: What `read_trained` gave.
+    """
+    if trained.recipe.model.num_classes is not None:
+        return trained.recipe.model.num_classes
+    narrow = _random_network(trained.recipe, 1).state_dict()
+    for name, tensor in narrow.items():
+        saved = trained.content["model"].get(name)
+        if saved is not None and tensor.ndim and saved.ndim == tensor.ndim and len(saved) != len(tensor):
+            return len(saved)
+    return 1
+
+
+def example(recipe: Recipe) -> Tensor:
+    """Give an input of a recipe's network: zeros (1, channels, image_size, image_size)."""
+    return torch.zeros(1, recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
+
+
+def known_classes(recipe: Recipe) -> int:
+    """Give the width of a recipe's classifier, without the data where it can be known without.
+
+    Args:
+        recipe: Which.
+
+    Raises:
+        DataError: If nothing but the data can tell, and it is not there.
+    """
+    if recipe.model.num_classes is not None:
+        return recipe.model.num_classes
+    try:
+        return load_data(recipe.data).num_classes
+    except DataError as error:
+        known = pretrained_classes(recipe.model)
+        if known is None:
+            raise DataError(f"{error}; or model.num_classes, with which nothing needs the data yet") from None
+        return known
+
+
+def _random_network(recipe: Recipe, num_classes: int) -> nn.Module:
+    return build_model(replace(recipe.model, weights="random"), num_classes=num_classes, channels=recipe.data.channels)
+
+
+def _check_same_grids(recipe: Recipe, start: Path, kept: Mapping[str, Any] | None) -> None:
+    """Refuse a checkpoint whose scales belong to other grids: names and shapes of tensors do not show it."""
+    before = None if kept is None else resolve(kept).quantization
+    for name in _GRIDS:
+        given, allowed = getattr(before, name, None), getattr(recipe.quantization, name, None)
+        if None not in (before, recipe.quantization) and given != allowed:
+            raise CheckpointError(f"checkpoint {start}: trained with quantization.{name} {given}; allowed: {allowed}, as in this recipe")
+
+
+def _prepare(recipe: Recipe, model: nn.Module, device: torch.device) -> Coverage | None:
+    if recipe.quantization is None:
+        return None
+    return prepare(model, recipe.quantization, example=example(recipe).to(device, training_dtype(recipe.training)))
+
+
+def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
+    """Return dampening and annealing if asked for, one method that tracks, and recording if asked for, in this order at each step.
+
+    Annealing puts weights back before the others look at them. The schedules of the others end with those of the learning rates.
+    """
+    if recipe.quantization is None:
+        return ()
+    methods: list[Method] = []
+    steps = recipe.timetable.epochs * steps_per_epoch
+    if recipe.dampening is not None:
+        methods.append(recipe.dampening.build(model, steps))
+    if recipe.annealing is not None:
+        begin = recipe.timetable.before_final_stage * steps_per_epoch + 1
+        methods.append(recipe.annealing.build(model, steps, begin=begin))
+    methods.append((recipe.freezing or recipe.tracking or TrackingConfig()).build(model, steps))
+    if recipe.recording is not None:
+        methods.append(recipe.recording.build(model, steps))
+    return tuple(methods)
+
+
+def _steps_per_epoch(recipe: Recipe, data: Data, processes: Accelerator) -> int:
+    settings = recipe.training
+    rank, world = processes.process_index, processes.num_processes
+    sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
+    return sampler.steps_per_epoch
