@@ -1,0 +1,119 @@
+"""The runtimes that execute an exported file, behind one call: an array in, arrays by name out."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stillbit.errors import ExportError
+
+RUNTIMES = ("onnxruntime", "openvino")
+# ONNX Runtime's 8-bit kernels on AVX2 add pairs of products in 16 bits, which can saturate; this option makes them not to.
+PRECISE = ("session.x64quantprecision", "1")
+
+Array = NDArray[Any]
+Session = Callable[[Array], dict[str, Array]]
+
+
+def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = False, where: str = "the file") -> Session:
+    """Loads an ONNX model into a runtime, on the CPU.
+
+    Args:
+        model: An `onnx.ModelProto` with one input.
+        runtime: "onnxruntime" or "openvino".
+        precise: Whether ONNX Runtime avoids kernels that can saturate.
+        where: The file's name, for messages.
+
+    Returns:
+        From the input to the outputs by name.
+
+    Raises:
+        ExportError: If the runtime is not known, not installed, or refuses the file.
+    """
+    if runtime not in RUNTIMES:
+        raise ExportError(f"runtime is {runtime!r}; allowed are {', '.join(RUNTIMES)}")
+    opened = _onnxruntime if runtime == "onnxruntime" else _openvino
+    try:
+        return opened(model, precise)
+    except ImportError as error:
+        raise ExportError(f"runtime {runtime} is not installed; install it, or take {RUNTIMES[0]}") from error
+    except Exception as error:  # each runtime has exceptions of its own
+        raise ExportError(f"{where}: {runtime} refuses it: {_line(error)}") from error
+
+
+def runtime_version(runtime: str) -> str:
+    """Gives a runtime's name and version as they are printed: "ONNX Runtime 1.23.0"."""
+    import importlib.metadata
+
+    return f"{'ONNX Runtime' if runtime == 'onnxruntime' else 'OpenVINO'} {importlib.metadata.version(runtime)}"
+
+
+def with_outputs(model: Any, names: Iterable[str]) -> Any:
+    """Gives a copy of a model that has uint8 tensors as outputs, too, with no value computed otherwise."""
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    present = {output.name for output in copied.graph.output}
+    for name in dict.fromkeys(names):
+        if name not in present:
+            copied.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
+    return copied
+
+
+def optimized(model: Any, *, precise: bool = False, where: str = "the file") -> Any:
+    """Gives the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`.
+
+    Raises:
+        ExportError: If ONNX Runtime refuses the file.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimized.onnx"
+        try:
+            _onnxruntime(model, precise, written)
+        except Exception as error:  # each runtime has exceptions of its own
+            raise ExportError(f"{where}: onnxruntime refuses it: {_line(error)}") from error
+        return onnx.load(str(written))
+
+
+def _onnxruntime(model: Any, precise: bool, written: Path | None = None) -> Session:
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    if precise:
+        options.add_session_config_entry(*PRECISE)
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    return lambda x: dict(zip(outputs, session.run(outputs, {name: np.ascontiguousarray(x)}), strict=True))
+
+
+def _openvino(model: Any, precise: bool) -> Session:
+    import openvino
+
+    del precise  # an option of the other runtime
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}  # else floats are bfloat16 where the processor has it
+    compiled = core.compile_model(core.read_model(model=model.SerializeToString()), "CPU", settings)
+    names = [output.name for output in model.graph.output]
+
+    def run(x: Array) -> dict[str, Array]:
+        found = compiled([np.ascontiguousarray(x)])
+        return {name: found[name] for name in names}
+
+    return run
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''}"
