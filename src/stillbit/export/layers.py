@@ -115,6 +115,11 @@ def operation_of(node: fx.Node) -> str:
     return operation_name(node.target).split(".")[1]
 
 
+def argument_of(node: fx.Node, name: str, position: int) -> Any:
+    """Gives an argument of a call, whether it was given by position or by name."""
+    return node.args[position] if len(node.args) > position else node.kwargs[name]
+
+
 class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -141,8 +146,8 @@ def _layer(node: fx.Node, shapes: dict[str, tuple[int, ...]]) -> LayerInfo:
         node=node.name,
         layer=str(node.meta["layer"]),
         kind=kind,
-        weight=_argument(weight, "label", 5) if quantized and weight is not None else None,
-        bits=None if weight is None else _argument(weight, "bits", 4) if quantized else 32,
+        weight=argument_of(weight, "label", 5) if quantized and weight is not None else None,
+        bits=None if weight is None else argument_of(weight, "bits", 4) if quantized else 32,
         weights=0 if weight is None else prod(width),
         macs=macs,
         accumulations=accumulations,
@@ -154,11 +159,7 @@ def _layer(node: fx.Node, shapes: dict[str, tuple[int, ...]]) -> LayerInfo:
 def _operand(source: fx.Node) -> Operand | None:
     if operation_of(source) != "fake_quantize":
         return None
-    return Operand(_argument(source, "label", 7), _argument(source, "low", 4), _argument(source, "high", 5))
-
-
-def _argument(node: fx.Node, name: str, position: int) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs[name]
+    return Operand(argument_of(source, "label", 7), argument_of(source, "low", 4), argument_of(source, "high", 5))
 
 
 def _groups(kind: str, node: fx.Node) -> int:

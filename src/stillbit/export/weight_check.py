@@ -3,10 +3,9 @@
 from typing import Any
 
 import numpy as np
-from torch import fx
 
 from stillbit.errors import ExportError
-from stillbit.export.layers import operation_of
+from stillbit.export.layers import argument_of, operation_of
 from stillbit.export.manifest import Manifest
 from stillbit.export.program import Program
 from stillbit.export.runtime import Array
@@ -36,12 +35,11 @@ def _own_codes(program: Program) -> dict[str, tuple[Array, float]]:
     tensors, found = program.tensors(), {}
     for node in program.module.graph.nodes:
         if operation_of(node) == "dequantize":
-            codes, _, zero_point, shift, _, label = (*node.args, *node.kwargs.values())
-            assert isinstance(codes, fx.Node)
-            values = tensors[str(codes.target)].numpy().astype(np.int64)
-            if isinstance(zero_point, fx.Node):
-                values = values - tensors[str(zero_point.target)].numpy().astype(np.int64)
-            found[str(label)] = (values, float(str(shift)))
+            values = tensors[argument_of(node, "codes", 0).target].numpy().astype(np.int64)
+            zero_point = argument_of(node, "zero_point", 2)
+            if zero_point is not None:
+                values = values - tensors[zero_point.target].numpy().astype(np.int64)
+            found[argument_of(node, "label", 5)] = (values, argument_of(node, "shift", 3))
     return found
 
 
