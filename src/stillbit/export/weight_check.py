@@ -16,7 +16,8 @@ from stillbit.export.verification import WeightCheck
 def check_weights(model: Any, manifest: Manifest, program: Program, where: str) -> tuple[WeightCheck, ...]:
     """Compares all quantized weights of a file.
 
-    A file may store a weight with its axes turned, without its zero point, and times a whole number or a half (StatsQ's half steps).
+    A file may store a weight with its axes turned, without its zero point, and each output's codes times a factor: 2 for StatsQ's half
+    steps, a whole number for a finer bias.
     """
     own = _own_codes(program)
     layers = [layer for layer in manifest.layers if layer.weight is not None and layer.codes is not None]
@@ -46,23 +47,21 @@ def _own_codes(program: Program) -> dict[str, tuple[Array, float]]:
 def _check(name: str, stored: Array, own: Array, shift: float) -> WeightCheck:
     if stored.size != own.size:
         return WeightCheck(name, own.size, own.size, f"shape {stored.shape} in the file, {own.shape} in the network")
-    doubled = 2 * own + round(2 * shift)
-    wanted = [doubled, 2 * own] if shift else [doubled]  # the half step may be in the bias
-    different = min(_different(stored, turned) for one in wanted for turned in _turned(one, stored.shape))
+    rows = own.reshape(len(own), -1)
+    doubled = 2 * rows + round(2 * shift)
+    wanted = [doubled, 2 * rows] if shift else [doubled]  # the half step may be in the bias
+    given = [stored.reshape(rows.shape), stored.reshape(rows.shape[::-1]).T]
+    different = min(_different(one, other) for one in given for other in wanted)
     return WeightCheck(name, own.size, different, "" if not different else "codes differ")
 
 
-def _turned(own: Array, shape: tuple[int, ...]) -> list[Array]:
-    """Gives codes as they are, and with rows for columns, in the shape of the file."""
-    rows = own.reshape(len(own), -1)
-    return [own.reshape(shape), np.ascontiguousarray(rows.T).reshape(shape)]
-
-
 def _different(stored: Array, own: Array) -> int:
-    """Counts what is not the own codes times one factor for all: the most frequent, so that one broken code is one."""
-    present = own != 0
-    if not present.any():
-        return int((stored != 0).sum())
-    ratios, counts = np.unique(stored[present] / own[present], return_counts=True)
-    factor = ratios[counts.argmax()]
-    return int((stored != factor * own).sum()) if factor > 0 else own.size
+    """Counts what is not the own codes times one factor a row: the most frequent, so that one broken code is one."""
+    ratios = np.where(own != 0, stored / np.where(own == 0, 1, own), 0)
+    factors = np.array([_most_frequent(row[row > 0]) for row in ratios])
+    return int((stored != factors[:, None] * own).sum())
+
+
+def _most_frequent(values: Array) -> float:
+    found, counts = np.unique(values, return_counts=True)
+    return float(found[counts.argmax()]) if len(found) else 1.0
