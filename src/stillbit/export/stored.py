@@ -1,5 +1,6 @@
 """The codes of weights in an ONNX file, as a runtime has them once it has decoded their container."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,24 +8,41 @@ import numpy as np
 from stillbit.errors import ExportError
 from stillbit.export.runtime import Array, open_session
 
-# Where integers meet activations or scales: the input that holds the codes, and the one that holds their zero point.
+# Where integers meet activations or scales: the input that holds the codes, the one that holds their zero point, and its axis.
 _ENDS = {
-    "DequantizeLinear": (0, 2),
-    "MatMulInteger": (1, 3),
-    "ConvInteger": (1, 3),
-    "QLinearConv": (3, 5),
-    "QLinearMatMul": (3, 5),
+    "DequantizeLinear": (0, 2, 1),
+    "MatMulInteger": (1, 3, -1),
+    "ConvInteger": (1, 3, 0),
+    "QLinearConv": (3, 5, 0),
+    "QLinearMatMul": (3, 5, -1),
 }
+_FLOAT = 1
 _PASSES = 20  # operations from an initializer to its integers, at most
 
 
-def stored_codes(model: Any, names: list[str], where: str = "the file") -> dict[str, Array]:
-    """Gives weights' codes less their zero points, as whole numbers, evaluated by ONNX Runtime.
+@dataclass(frozen=True)
+class _End:
+    """The integers that come of an initializer.
+
+    Attributes:
+        codes: Name of the tensor.
+        zero_point: Name of theirs; "": 0.
+        axis: Of the zero point.
+    """
+
+    codes: str
+    zero_point: str
+    axis: int
+
+
+def stored_codes(model: Any, names: list[str], where: str = "the file", *, centred: bool = True) -> dict[str, Array]:
+    """Gives weights' codes as whole numbers, evaluated by ONNX Runtime.
 
     Args:
         model: An `onnx.ModelProto`.
         names: Of the initializers; what a graph makes of one before it is multiplied or dequantized is followed.
         where: The file's name, for messages.
+        centred: Whether zero points are taken off.
 
     Returns:
         By name, int64, in the shape that the file multiplies.
@@ -34,16 +52,19 @@ def stored_codes(model: Any, names: list[str], where: str = "the file") -> dict[
     """
     constants = _constants(model.graph)
     ends = {name: _end(model.graph, name, constants, where) for name in dict.fromkeys(names)}
-    wanted = [one for end in ends.values() for one in end if one]
+    wanted = [one for end in ends.values() for one in (end.codes, end.zero_point) if one]
     values = _evaluated(model, constants, wanted, where)
-    return {name: _less(values[codes], values.get(zero_point)) for name, (codes, zero_point) in ends.items()}
+    if not centred:
+        return {name: values[end.codes] for name, end in ends.items()}
+    return {name: _centred(values[end.codes], values.get(end.zero_point), end.axis) for name, end in ends.items()}
 
 
-def _less(codes: Array, zero_point: Array | None) -> Array:
-    if zero_point is None or zero_point.size == 1:
-        return codes - (0 if zero_point is None else zero_point.reshape(()))
-    (axis,) = (axis for axis, size in enumerate(codes.shape) if size == zero_point.size)  # a file of ours has zero points of one axis
-    difference: Array = codes - zero_point.reshape([-1 if one == axis else 1 for one in range(codes.ndim)])
+def _centred(codes: Array, zero_point: Array | None, axis: int) -> Array:
+    if zero_point is None:
+        return codes
+    if zero_point.ndim == 1:
+        zero_point = np.moveaxis(zero_point.reshape(-1, *(1,) * (codes.ndim - 1)), 0, axis)
+    difference: Array = codes - zero_point
     return difference
 
 
@@ -56,21 +77,33 @@ def _constants(graph: Any) -> dict[str, Any]:
     return constants
 
 
-def _end(graph: Any, name: str, constants: dict[str, Any], where: str) -> tuple[str, str]:
-    """Gives the names of the integers that come of an initializer, and of their zero point ("": none)."""
+def _end(graph: Any, name: str, constants: dict[str, Any], where: str) -> _End:
+    """Follows an initializer to its integers."""
+    given = name
     if name not in constants:
         raise ExportError(f"{where}: its description names {name}, which is no initializer of it")
     for _ in range(_PASSES):
         readers = [node for node in graph.node if name in node.input]
-        for node in readers:
-            codes, zero_point = _ENDS.get(node.op_type, (-1, -1))
-            if codes >= 0 and list(node.input).index(name) == codes:
-                return name, node.input[zero_point] if len(node.input) > zero_point else ""
+        ends = [end for node in readers if (end := _end_at(graph, node, name)) is not None]
+        if ends:
+            return ends[0]
         onward = next((node for node in readers if node.output[0] in constants), None)
         if onward is None:
             break
         name = onward.output[0]
-    raise ExportError(f"{where}: no integers are made of {name}")
+    raise ExportError(f"{where}: no integers are made of {given}")
+
+
+def _end_at(graph: Any, node: Any, name: str) -> _End | None:
+    """Gives the end if a node that reads that tensor is one."""
+    attributes = {one.name: one.i for one in node.attribute}
+    if node.op_type == "Cast" and attributes["to"] == _FLOAT:  # a weight that is multiplied in floats
+        subtracting = [one for one in graph.node if one.op_type == "Sub" and one.input[0] == node.output[0]]
+        return _End(name, subtracting[0].input[1] if subtracting else "", 0)
+    codes, zero_point, axis = _ENDS.get(node.op_type, (-1, -1, 0))
+    if codes < 0 or list(node.input).index(name) != codes:
+        return None
+    return _End(name, node.input[zero_point] if len(node.input) > zero_point else "", attributes.get("axis", axis))
 
 
 def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str) -> dict[str, Array]:
