@@ -12,9 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from stillbit.errors import DataError, ExportError
-from stillbit.export import Program, verify
+from stillbit.export import Program
 from stillbit.export.manifest import manifest_in
 from stillbit.export.verification import Bounds, Logits, Verification
+from stillbit.export.verify import verify
 from tests.export.chains import Writer, chain, changed
 from tests.export.networks import image
 

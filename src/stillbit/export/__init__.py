@@ -4,6 +4,3 @@ from stillbit.export.capture import capture as capture
 from stillbit.export.layers import LayerInfo as LayerInfo
 from stillbit.export.layers import layers_of as layers_of
 from stillbit.export.program import Program as Program
-from stillbit.export.verification import Bounds as Bounds
-from stillbit.export.verification import Verification as Verification
-from stillbit.export.verify import verify as verify
