@@ -3,4 +3,5 @@
 from stillbit.export.capture import capture as capture
 from stillbit.export.layers import LayerInfo as LayerInfo
 from stillbit.export.layers import layers_of as layers_of
+from stillbit.export.onnx import export_onnx as export_onnx
 from stillbit.export.program import Program as Program

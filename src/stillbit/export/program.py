@@ -131,10 +131,10 @@ def _tree(tensors: Mapping[str, Tensor]) -> nn.Module:
     return root
 
 
-def operation_name(target: Callable[..., Any]) -> str:
+def operation_name(target: Callable[..., Any] | str) -> str:
     """Gives the name of an operation: "aten.conv2d.default", "operator.mul".
 
     >>> operation_name(torch.ops.aten.relu.default)
     'aten.relu.default'
     """
-    return str(target) if isinstance(target, torch._ops.OpOverload) else f"operator.{target.__name__}"
+    return f"operator.{target.__name__}" if callable(target) and not isinstance(target, torch._ops.OpOverload) else str(target)

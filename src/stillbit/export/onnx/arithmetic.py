@@ -1,0 +1,217 @@
+"""Operations on floats, and quantizers."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from stillbit.errors import ExportError
+from stillbit.export.onnx.lowering import Lowering, arguments, quantize
+from stillbit.export.onnx.movements import pair
+from stillbit.export.onnx.tails import tail_of
+from stillbit.export.onnx.value import Value, as_float
+
+
+def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers an activation quantizer: QuantizeLinear and Clip. Codes become values again where something computes with them."""
+    source, label = lowering.value(node.args[0]), str(node.args[7])
+    if label in lowering.early:
+        return source
+    rank = len(node.meta["shape"])
+    if source.grid is not None and source.grid.shift is None and source.quantizer == label:
+        return source  # a max pool stands between a quantizer and its tie
+    name, grid = quantize(lowering, as_float(lowering.builder, source, lowering.where(node)), rank, node)
+    return Value(name, node.meta["shape"], grid, quantizer=label)
+
+
+def dequantize(lowering: Lowering, node: fx.Node) -> Value | None:
+    """Lowers a weight: the layer that reads it stores it."""
+    if all(str(user.target) in _MULTIPLYING and list(user.args)[1] is node for user in node.users):
+        return None
+    weight = lowering.weight(node)
+    if weight is None:
+        raise ExportError(f"quantizer {node.args[5]}: its weight has scales along two axes; allowed: one an output channel")
+    return Value(lowering.builder.constant(weight.values().astype(np.float32), weight.label), node.meta["shape"])
+
+
+_MULTIPLYING = ("aten.conv2d.default", "aten.linear.default")
+
+
+def unary(operation: str, **attributes: Any) -> Any:
+    """Makes the lowering of an operation with one operand."""
+
+    def lower(lowering: Lowering, node: fx.Node) -> Value:
+        return Value(
+            lowering.builder.add(operation, [lowering.float_of(node.args[0])], lowering.where(node), **attributes), node.meta["shape"]
+        )
+
+    return lower
+
+
+def binary(operation: str) -> Any:
+    """Makes the lowering of an operation with two operands, of which one may be a number."""
+
+    def lower(lowering: Lowering, node: fx.Node) -> Value:
+        if node.kwargs.get("alpha", 1) != 1:
+            raise ExportError(f"layer {node.meta['layer']}: a sum with alpha {node.kwargs['alpha']} has no ONNX form here; allowed: 1")
+        where = lowering.where(node)
+        operands = [lowering.float_of(one, f"{where}/{side}") for one, side in zip(node.args[:2], ("left", "right"), strict=True)]
+        return Value(lowering.builder.add(operation, operands, where), node.meta["shape"])
+
+    return lower
+
+
+def add(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers a sum; a constant added to codes is kept with their grid, as a learned shift, for the product that reads them."""
+    left, right = node.args[:2]
+    if lowering.is_constant(right) and isinstance(left, fx.Node) and node.kwargs.get("alpha", 1) == 1:
+        source = lowering.value(left)
+        if source.grid is not None and not any(source.pads) and tuple(node.meta["shape"]) == tuple(source.shape):
+            shift = lowering.array(right).astype(np.float32)
+            shift = shift.reshape((1,) * (len(source.shape) - shift.ndim) + shift.shape)
+            shift = shift if source.grid.shift is None else shift + source.grid.shift
+            return replace(source, grid=replace(source.grid, shift=shift))
+    summed: Value = binary("Add")(lowering, node)
+    return summed
+
+
+def hardtanh(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers hardtanh, ReLU6 among them: a Clip."""
+    given = arguments(node)
+    limits = [lowering.builder.constant(float(given[limit]), "limit") for limit in ("min_val", "max_val")]
+    return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
+
+
+def gelu(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers GELU, exact or by tanh."""
+    approximate = str(node.kwargs.get("approximate", "none"))
+    return Value(
+        lowering.builder.add("Gelu", [lowering.float_of(node.args[0])], lowering.where(node), approximate=approximate), node.meta["shape"]
+    )
+
+
+def silu(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers SiLU: x times its sigmoid."""
+    source, where = lowering.float_of(node.args[0]), lowering.where(node)
+    return Value(
+        lowering.builder.add("Mul", [source, lowering.builder.add("Sigmoid", [source], f"{where}/sigmoid")], where), node.meta["shape"]
+    )
+
+
+def softmax(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers softmax."""
+    axis = arguments(node)["dim"]
+    name = lowering.builder.add("Softmax", [lowering.float_of(node.args[0])], lowering.where(node), axis=axis)
+    return Value(name, node.meta["shape"])
+
+
+def layer_norm(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers layer normalization; a learned shift behind it becomes part of its bias."""
+    given, where = arguments(node), lowering.where(node)
+    shape = list(given["normalized_shape"])
+    gamma = np.ones(shape, np.float32) if given["weight"] is None else lowering.array(given["weight"])
+    beta = np.zeros(shape, np.float64) if given["bias"] is None else lowering.array(given["bias"]).astype(np.float64)
+    if len(shape) == 1:
+        tail = tail_of(lowering.program, node, -1, shape[0])
+        lowering.folded |= set(tail.folded)
+        beta = beta if tail.bias is None else beta + tail.bias
+    constants = [lowering.builder.constant(one.astype(np.float32), wanted) for one, wanted in ((gamma, "gamma"), (beta, "beta"))]
+    inputs = [lowering.float_of(given["input"]), *constants]
+    name = lowering.builder.add("LayerNormalization", inputs, where, axis=-len(shape), epsilon=given["eps"])
+    return Value(name, node.meta["shape"])
+
+
+def batch_norm(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers a batch norm that follows no layer."""
+    x, *parts = node.args[:5]
+    mean = lowering.array(parts[2])
+    filled = [
+        lowering.array(part) if part is not None else np.full_like(mean, fill) for part, fill in zip(parts, (1, 0, 0, 0), strict=True)
+    ]
+    inputs = [lowering.float_of(x), *(lowering.builder.constant(part, "norm") for part in filled)]
+    epsilon = arguments(node)["eps"]
+    return Value(lowering.builder.add("BatchNormalization", inputs, lowering.where(node), epsilon=epsilon), node.meta["shape"])
+
+
+def mean(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers a mean over axes; over both axes of images, a GlobalAveragePool, which runs on codes too."""
+    given, source, builder, where = arguments(node), lowering.value(node.args[0]), lowering.builder, lowering.where(node)
+    rank, keep = len(source.shape), given["keepdim"]
+    places = sorted(axis % rank for axis in given["dim"])
+    name = lowering.float_of(node.args[0])
+    if rank == 4 and places == [2, 3]:
+        name = builder.add("GlobalAveragePool", [name], where)
+        if not keep:
+            name = builder.add("Flatten", [name], f"{where}/flat")
+    else:
+        name = builder.add("ReduceMean", [name, builder.constant(np.array(places, np.int64), "axes")], where, keepdims=int(keep))
+    return Value(name, node.meta["shape"])
+
+
+def adaptive_avg_pool2d(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers average pooling to one place."""
+    if any(size != 1 for size in node.meta["shape"][2:]):
+        raise ExportError(f"layer {node.meta['layer']}: average pooling to {node.args[1]} has no ONNX form here; allowed: to 1 x 1")
+    return Value(lowering.builder.add("GlobalAveragePool", [lowering.float_of(node.args[0])], lowering.where(node)), node.meta["shape"])
+
+
+def avg_pool2d(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers average pooling in windows."""
+    given = arguments(node)
+    if given["divisor_override"] is not None:
+        raise ExportError(f"layer {node.meta['layer']}: average pooling with a divisor has no ONNX form; allowed: without")
+    kernel = pair(given["kernel_size"])
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": pair(given["stride"] or kernel), "pads": pair(given["padding"]) * 2}
+    attributes |= {"ceil_mode": int(given["ceil_mode"]), "count_include_pad": int(given["count_include_pad"])}
+    return Value(
+        lowering.builder.add("AveragePool", [lowering.float_of(node.args[0])], lowering.where(node), **attributes), node.meta["shape"]
+    )
+
+
+def concatenate(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers concatenation."""
+    given, where = arguments(node), lowering.where(node)
+    names = [lowering.float_of(part, f"{where}/{index}") for index, part in enumerate(given["tensors"])]
+    return Value(lowering.builder.add("Concat", names, where, axis=given["dim"]), node.meta["shape"])
+
+
+def expand(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers expansion to sizes, of which one may follow from the batch's."""
+    builder, where = lowering.builder, lowering.where(node)
+    sizes = []
+    for size in arguments(node)["size"]:
+        if isinstance(size, fx.Node):
+            sizes.append(lowering.values[size])
+        else:
+            sizes.append(builder.constant(np.array([1 if size == -1 else size], np.int64), "size"))
+    shape = builder.add("Concat", sizes, f"{where}/sizes", axis=0)
+    return Value(builder.add("Expand", [lowering.float_of(node.args[0]), shape], where), node.meta["shape"])
+
+
+def index(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers a look-up of rows by a constant table: a Gather."""
+    (places,) = arguments(node)["indices"]
+    inputs = [lowering.float_of(node.args[0]), lowering.builder.constant(lowering.array(places), str(places))]
+    return Value(lowering.builder.add("Gather", inputs, lowering.where(node), axis=0), node.meta["shape"])
+
+
+def size(lowering: Lowering, node: fx.Node) -> str:
+    """Lowers the size of an axis."""
+    axis, source = arguments(node)["dim"], lowering.value(node.args[0])
+    end: dict[str, Any] = {} if axis in (-1, len(source.shape) - 1) else {"end": axis + 1}
+    return lowering.builder.add("Shape", [source.name], lowering.where(node), start=axis, **end)
+
+
+def of_sizes(operation: str) -> Any:
+    """Makes the lowering of an operation on sizes."""
+
+    def lower(lowering: Lowering, node: fx.Node) -> str:
+        def name(one: Any) -> str:
+            return (
+                str(lowering.values[one]) if isinstance(one, fx.Node) else lowering.builder.constant(np.array([int(one)], np.int64), "size")
+            )
+
+        return lowering.builder.add(operation, [name(one) for one in node.args], lowering.where(node))
+
+    return lower

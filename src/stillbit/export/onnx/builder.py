@@ -1,0 +1,88 @@
+"""Puts an ONNX graph together: nodes, tensors stored once, names that are never given twice."""
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+OPSET = 21  # of the first that knows 4-bit tensors; ONNX Runtime has it since 1.18
+IR_VERSION = 10  # that goes with it
+
+Array = NDArray[Any]
+
+
+class Builder:
+    """A graph that grows node by node."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._tensors: dict[str, onnx.TensorProto] = {}
+        self._stored: dict[tuple[str, tuple[int, ...], str], str] = {}
+        self._taken: Counter[str] = Counter()
+
+    def name(self, wanted: str) -> str:
+        """Gives a name that nothing has yet: the wanted one, with a number if need be."""
+        self._taken[wanted] += 1
+        return wanted if self._taken[wanted] == 1 else self.name(f"{wanted}_{self._taken[wanted] - 1}")
+
+    def constant(self, value: Array | float | int, wanted: str = "constant") -> str:
+        """Stores a tensor, equal ones once, and gives its name. Python's numbers become float32 and int64."""
+        known = isinstance(value, np.ndarray | np.generic)
+        array = np.asarray(value) if known else np.asarray(value, np.float32 if isinstance(value, float) else np.int64)
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        if key not in self._stored:
+            self._stored[key] = self.store(numpy_helper.from_array(array), wanted)
+        return self._stored[key]
+
+    def store(self, tensor: onnx.TensorProto, wanted: str) -> str:
+        """Stores a tensor under a name of its own, and gives that."""
+        name = self.name(wanted)
+        tensor.name, self._tensors[name] = name, tensor
+        return name
+
+    def add(self, operation: str, inputs: list[str], wanted: str, *, output: str | None = None, **attributes: Any) -> str:
+        """Adds a node with one output, and gives the output's name.
+
+        Args:
+            operation: ONNX's operator.
+            inputs: Names of tensors; "" stands for an optional one that is left out.
+            wanted: Name of the node.
+            output: Name of its output; the node's if not given.
+            attributes: ONNX's.
+        """
+        return self.add_several(operation, inputs, wanted, 1, output=output, **attributes)[0]
+
+    def add_several(
+        self, operation: str, inputs: list[str], wanted: str, count: int, *, output: str | None = None, **attributes: Any
+    ) -> list[str]:
+        """Adds a node with several outputs, and gives their names."""
+        name = self.name(wanted)
+        outputs = [output or f"{name}:{index}" for index in range(count)]
+        self._nodes.append(helper.make_node(operation, inputs, outputs, name=name, **attributes))
+        return outputs
+
+    def rename(self, name: str, wanted: str) -> None:
+        """Gives a node's output another name, for all that read it."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for place, one in enumerate(names):
+                    if one == name:
+                        names[place] = wanted
+
+    def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str) -> onnx.ModelProto:
+        """Gives the model, without the nodes and tensors that nothing reads."""
+        wanted, nodes = {output.name for output in outputs}, []
+        for node in reversed(self._nodes):
+            if wanted & set(node.output):
+                nodes.append(node)
+                wanted |= set(node.input)
+        tensors = [tensor for tensor in self._tensors.values() if tensor.name in wanted]
+        graph = helper.make_graph(nodes[::-1], name, inputs, outputs, tensors)
+        model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="stillbit")
+        model.ir_version = IR_VERSION
+        return model

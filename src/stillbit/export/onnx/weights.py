@@ -1,0 +1,136 @@
+"""Weights in the graph: integer codes, and the scales that batch norm and learned shifts leave them with."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stillbit.export.onnx.builder import Array, Builder
+from stillbit.export.onnx.containers import Container, store_codes
+
+_INT32 = 2**31 - 1
+_LARGEST = 127  # of int8
+_PAIR = 2**15 - 1  # kernels without VNNI add two products in 16 bits, saturating
+_SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight's codes and grid, with output channels along axis 0.
+
+    Attributes:
+        codes: int8 or uint8, (outputs, ...).
+        scale: One an output, float64; negative where a batch norm's gamma is.
+        zero_point: One an output, int32, or None.
+        shift: 0 or 1/2, in units of the scale.
+        bits: Width of the codes.
+        label: Name of the quantizer.
+    """
+
+    codes: Array
+    scale: Array
+    zero_point: Array | None
+    shift: float
+    bits: int
+    label: str
+
+    def values(self) -> Array:
+        """Gives the values of the codes, float64."""
+        axes = (-1, *(1,) * (self.codes.ndim - 1))
+        offset = 0 if self.zero_point is None else self.zero_point.reshape(axes)
+        return (self.codes.astype(np.float64) - offset + self.shift) * self.scale.reshape(axes)
+
+    def scaled(self, factor: Array) -> "Weight":
+        """Gives the weight whose outputs are multiplied by a factor each."""
+        return replace(self, scale=self.scale * factor)
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """A weight in the graph: `scale * (tensor - offset)`, where `tensor = factor * code + term`.
+
+    Attributes:
+        name: An int8 tensor, in the shape of the codes.
+        stored: The tensor that the file holds, of which it is decoded.
+        scale: One an output, float32, never 0.
+        offset: Zero point of the tensor, one an output or one for all.
+        factor: One an output, int64.
+        term: Likewise.
+        bias: One an output, int32, in units of the accumulator; None: none.
+    """
+
+    name: str
+    stored: str
+    scale: Array
+    offset: Array
+    factor: Array
+    term: Array
+    bias: Array | None = None
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """What stands beside a weight in its accumulator.
+
+    Attributes:
+        bias: One an output, float64.
+        input_scale: Scale of the input's codes.
+        largest_input: Largest code of the input.
+    """
+
+    bias: Array
+    input_scale: float
+    largest_input: int
+
+
+def store_weight(builder: Builder, weight: Weight, container: Container, beside: Accumulation | None = None) -> StoredWeight | None:
+    """Stores a weight so that integer kernels take it; None where no int8 tensor with one zero point holds its grid.
+
+    A kernel adds the bias in units of the accumulator, which are coarse where few narrow codes are summed: half a unit is then a good
+    part of a step of the output. So each output channel's codes are multiplied by the whole number, and its scale divided by it, with
+    which the bias is met best; the values stay as they are. All products stay below the saturation of 16-bit pair sums.
+
+    Args:
+        builder: The graph.
+        weight: Codes and grid.
+        container: How codes are stored.
+        beside: What the accumulator holds beside the products; None: nothing.
+    """
+    outputs = weight.codes.shape[0]
+    factor: Array = np.full(outputs, 2 if weight.shift else 1, np.int64)
+    term: Array = np.full(outputs, int(weight.shift * 2), np.int64)
+    offset: Array = np.zeros(1, np.int64)
+    if weight.zero_point is not None:
+        term = term - weight.zero_point * factor
+        if weight.bits == 8:  # codes less zero point would leave int8
+            offset, term = weight.zero_point.astype(np.int64) - 128, np.full(outputs, -128, np.int64)
+    axes = (-1, *(1,) * (weight.codes.ndim - 1))
+    largest = np.abs(weight.codes * factor.reshape(axes) + term.reshape(axes)).reshape(outputs, -1).max(1)
+    if largest.max(initial=0) > _LARGEST + 1:
+        return None
+    scale, bias = weight.scale / factor, None
+    if beside is not None:
+        scale, refined, bias = _with_bias(scale, beside, largest if not offset.any() else np.full(outputs, _LARGEST))
+        factor, term = factor * refined, term * refined
+    kind = container.choose(weight.codes.size, weight.bits)
+    name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, factor=factor, term=term)
+    return StoredWeight(name, stored, scale.astype(np.float32), offset, factor, term, bias)
+
+
+def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
+    """Gives scales, the factors on codes, and the bias in units of the accumulator."""
+    bound = min(_LARGEST, _PAIR // (2 * max(beside.largest_input, 1)))
+    limits = np.maximum(bound // np.maximum(largest, 1), 1)
+    # A channel that batch norm has all but switched off: its bias would leave int32. The smallest scale that holds the bias changes
+    # what the channel gives by less than a thousandth of that.
+    smallest = np.maximum(np.abs(beside.bias) / (beside.input_scale * _INT32 / 2), _SMALLEST_SCALE)
+    scale = np.where(np.abs(scale) < smallest, np.where(scale < 0, -smallest, smallest), scale)
+    best: Array = np.ones_like(limits)
+    least: Array = np.full(len(scale), np.inf)
+    for factor in range(1, int(limits.max(initial=1)) + 1):
+        units = beside.bias / (beside.input_scale * scale) * factor
+        error = np.abs(units - np.rint(units)) / factor
+        better = (factor <= limits) & (error < least) & (np.abs(units) <= _INT32 / 2)
+        best, least = np.where(better, factor, best), np.where(better, error, least)
+    stored = (scale / best).astype(np.float32)
+    units = beside.bias / (np.float32(beside.input_scale) * stored).astype(np.float64)
+    return stored, best, np.rint(units).astype(np.int32)
