@@ -1,6 +1,7 @@
 """Export: a trained network as files that other programs read and run."""
 
 from stillbit.export.capture import capture as capture
+from stillbit.export.exported import export_program as export_program
 from stillbit.export.layers import LayerInfo as LayerInfo
 from stillbit.export.layers import layers_of as layers_of
 from stillbit.export.onnx import export_onnx as export_onnx
