@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from stillbit.export.onnx.builder import Array, Builder
-from stillbit.export.onnx.containers import Container, store_codes
+from stillbit.export.onnx.containers import Arrangement, Container, store_codes
 from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, store_weight
 from tests.export.onnx.running import session
+
+PLAIN = Arrangement(1, np.zeros(1, np.int64), np.ones(1, np.int64))
 
 
 def decoded(builder: Builder, name: str, shape: tuple[int, ...]) -> Array:
@@ -33,7 +35,7 @@ def test_containers_give_codes_back(container: str, bits: int, signed: bool) -> 
     low = -(2 ** (bits - 1)) if signed else 0
     codes = np.random.default_rng(0).integers(low, low + 2**bits, (3, 11)).astype(np.int8 if signed else np.uint8)
     builder = Builder()
-    name, _ = store_codes(builder, codes, bits, kind, "w", factor=np.ones(3, np.int64), term=np.zeros(3, np.int64))
+    name, _ = store_codes(builder, codes, bits, kind, "w", PLAIN)
     assert np.array_equal(decoded(builder, name, codes.shape), codes)
 
 
@@ -41,7 +43,7 @@ def test_packed_codes_take_their_true_width() -> None:
     codes = np.zeros((64, 100), np.int8)
     for bits, size in ((2, 1600), (3, 2400), (4, 3200), (7, 5600)):
         builder = Builder()
-        name, _ = store_codes(builder, codes, bits, "packed", "w", factor=np.ones(64, np.int64), term=np.zeros(64, np.int64))
+        name, _ = store_codes(builder, codes, bits, "packed", "w", PLAIN)
         whole = builder.add("Cast", [name], "whole", output="y", to=onnx.TensorProto.FLOAT)
         proto = builder.model([], [helper.make_tensor_value_info(whole, onnx.TensorProto.FLOAT, codes.shape)], "test")
         stored = [tensor for tensor in proto.graph.initializer if tensor.name.startswith("w.")]
@@ -97,9 +99,9 @@ def test_the_bias_is_met_closer_than_by_whole_codes(bits: int, bias: float, inpu
     naive = np.abs(bias / units - np.rint(bias / units))
     rounding = 2e-7 * np.abs(bias) / units  # of a float32 scale
     assert (error <= naive + rounding).all()
-    assert (error <= 0.5 / stored.factor + rounding).all()
-    pairs = 2 * largest * np.abs(given_weight.codes.astype(int) * stored.factor.reshape(-1, 1)).max()
-    assert pairs < 2**15 or stored.factor.max() == 1
+    assert (error <= 0.5 / stored.arrangement.refined + rounding).all()
+    pairs = 2 * largest * np.abs(given_weight.codes.astype(int) * stored.arrangement.refined.reshape(-1, 1)).max()
+    assert pairs < 2**15 or stored.arrangement.refined.max() == 1
 
 
 def test_a_bias_of_a_channel_without_scale_stays_in_int32() -> None:

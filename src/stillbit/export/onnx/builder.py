@@ -45,26 +45,22 @@ class Builder:
         tensor.name, self._tensors[name] = name, tensor
         return name
 
-    def add(self, operation: str, inputs: list[str], wanted: str, *, output: str | None = None, **attributes: Any) -> str:
+    def add(
+        self, operation: str, inputs: list[str], wanted: str, *, output: str | None = None, named: bool = False, **attributes: Any
+    ) -> str:
         """Adds a node with one output, and gives the output's name.
 
         Args:
             operation: ONNX's operator.
             inputs: Names of tensors; "" stands for an optional one that is left out.
-            wanted: Name of the node.
-            output: Name of its output; the node's if not given.
+            wanted: Name of its output, with a number if need be.
+            output: Name of its output, as it stands.
+            named: Whether the node itself gets the name of its output. Names are a good part of a small file.
             attributes: ONNX's.
         """
-        return self.add_several(operation, inputs, wanted, 1, output=output, **attributes)[0]
-
-    def add_several(
-        self, operation: str, inputs: list[str], wanted: str, count: int, *, output: str | None = None, **attributes: Any
-    ) -> list[str]:
-        """Adds a node with several outputs, and gives their names."""
-        name = self.name(wanted)
-        outputs = [output or f"{name}:{index}" for index in range(count)]
-        self._nodes.append(helper.make_node(operation, inputs, outputs, name=name, **attributes))
-        return outputs
+        name = output or self.name(wanted)
+        self._nodes.append(helper.make_node(operation, inputs, [name], name=name if named else None, **attributes))
+        return name
 
     def rename(self, name: str, wanted: str) -> None:
         """Gives a node's output another name, for all that read it."""

@@ -65,7 +65,28 @@ class Container:
         return min(sizes, key=lambda kind: sizes[kind])
 
 
-def store_codes(builder: Builder, codes: Array, bits: int, container: str, label: str, *, factor: Array, term: Array) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Arrangement:
+    """What a graph holds in place of a code: `refined * (factor * code + term)`.
+
+    Attributes:
+        factor: 2 for a grid whose values lie between whole numbers, else 1.
+        term: Whole numbers, one an output or one for all.
+        refined: Whole numbers, one an output or one for all; `weights.py` says what for.
+    """
+
+    factor: int
+    term: Array
+    refined: Array
+
+    def of(self, codes: Array) -> Array:
+        """Arranges codes, outputs along axis 0."""
+        axes = (-1, *(1,) * (codes.ndim - 1))
+        arranged: Array = self.refined.reshape(axes) * (self.factor * codes.astype(np.int64) + self.term.reshape(axes))
+        return arranged
+
+
+def store_codes(builder: Builder, codes: Array, bits: int, container: str, label: str, arrangement: Arrangement) -> tuple[str, str]:
     """Stores codes.
 
     Args:
@@ -74,16 +95,14 @@ def store_codes(builder: Builder, codes: Array, bits: int, container: str, label
         bits: Their width.
         container: int8, int4 or packed.
         label: Name of the quantizer.
-        factor: Whole numbers, one an output.
-        term: Likewise.
+        arrangement: What the graph makes of them.
 
     Returns:
-        Names: of an int8 tensor of `factor * code + term`, in the shape of `codes`, and of the (first) tensor that is stored.
+        Names: of an int8 tensor of arranged codes, in their shape, and of the (first) tensor that is stored.
     """
-    axes = (-1, *(1,) * (codes.ndim - 1))
     low = -(2 ** (bits - 1)) if codes.dtype == np.int8 else 0
     if container == "int8":
-        wanted = factor.reshape(axes) * codes.astype(np.int64) + term.reshape(axes)
+        wanted = arrangement.of(codes)
         assert np.array_equal(wanted, wanted.astype(np.int8)), "codes leave int8"
         stored = builder.store(onnx.numpy_helper.from_array(np.ascontiguousarray(wanted.astype(np.int8))), f"{label}.codes")
         return stored, stored
@@ -95,8 +114,10 @@ def store_codes(builder: Builder, codes: Array, bits: int, container: str, label
     else:
         (flat, stored), at_zero = _decoded(builder, unsigned, bits, label), low
         whole = builder.add("Reshape", [flat, builder.constant(np.array(codes.shape, np.int64), "shape")], f"{label}/shape")
-    whole = _affine(builder, "Mul", whole, factor, axes, label)
-    whole = _affine(builder, "Add", whole, term + factor * at_zero, axes, label)
+    axes = (-1, *(1,) * (codes.ndim - 1))
+    whole = _affine(builder, "Mul", whole, np.full(1, arrangement.factor), axes, label)
+    whole = _affine(builder, "Add", whole, arrangement.term + arrangement.factor * at_zero, axes, label)
+    whole = _affine(builder, "Mul", whole, arrangement.refined, axes, label)
     return builder.add("Cast", [whole], f"{label}/int8", to=onnx.TensorProto.INT8), stored
 
 

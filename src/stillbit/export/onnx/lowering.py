@@ -121,7 +121,7 @@ class Lowering:
 
     def record_layer(self, node: fx.Node, multiplying: str, stored: StoredWeight | None = None) -> None:
         """Notes for the manifest which ONNX node multiplies for a layer, and what stands for its codes."""
-        self.multiplied[node.name] = (multiplying.removesuffix(":0"), stored)
+        self.multiplied[node.name] = (multiplying, stored)
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Value:
     builder = lowering.builder
     inputs = [dequantize(builder, source.name, source.grid, where), *_weight_and_bias(lowering, source, stored, where)]
     attributes = {"strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups, "kernel_shape": list(kernel)}
-    name = builder.add("Conv", inputs, f"{where}/conv", **attributes)
+    name = builder.add("Conv", inputs, f"{where}/conv", named=True, **attributes)
     lowering.record_layer(node, name, stored)
     return Value(name, shape)
 
@@ -83,7 +83,7 @@ def matmul(lowering: Lowering, node: fx.Node) -> Value:
     where, shape = lowering.where(node), node.meta["shape"]
     if left.grid is None or right.grid is None or not left.grid.constant_along(-1) or not right.grid.constant_along(-2):
         factors = [as_float(lowering.builder, one, f"{where}/{side}") for one, side in ((left, "left"), (right, "right"))]
-        name = lowering.builder.add("MatMul", factors, f"{where}/matmul")
+        name = lowering.builder.add("MatMul", factors, f"{where}/matmul", named=True)
         lowering.record_layer(node, name)
         return Value(name, shape)
     bare_left, bare_right = (replace(one, grid=replace(one.grid, shift=None)) for one in (left, right) if one.grid is not None)
@@ -99,7 +99,7 @@ def _product_of_codes(lowering: Lowering, node: fx.Node, left: Value, right: Val
     assert right.grid is not None
     if left.grid.uniform and right.grid.uniform:
         factors = [dequantize(builder, one.name, one.grid, where) for one in (left, right) if one.grid is not None]
-        name = builder.add("MatMul", factors, f"{where}/matmul")
+        name = builder.add("MatMul", factors, f"{where}/matmul", named=True)
         lowering.record_layer(node, name)
         return name
     name = _matmul_integer(lowering, where, (left.name, left.grid.offset), (right.name, right.grid.offset))
@@ -139,7 +139,7 @@ def _matmul_integer(lowering: Lowering, where: str, left: tuple[str, Array], rig
         lowering.builder.constant(np.array(int(offset.reshape(())), dtype), "zero_point")
         for (_, offset), dtype in ((left, np.uint8), (right, kind))
     ]
-    return lowering.builder.add("MatMulInteger", [left[0], right[0], *points], f"{where}/matmul")
+    return lowering.builder.add("MatMulInteger", [left[0], right[0], *points], f"{where}/matmul", named=True)
 
 
 def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, tail: Tail) -> Value:
@@ -150,7 +150,7 @@ def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight
         codes = builder.add("Reshape", [codes, builder.constant(np.array([-1, inputs_count], np.int64), "shape")], f"{where}/rows")
     flat = CodeGrid(source.grid.scale.reshape(1, 1), source.grid.offset.reshape(1, 1), source.grid.low, source.grid.high)
     inputs = [dequantize(builder, codes, flat, where), *_weight_and_bias(lowering, source, stored, where)]
-    name = builder.add("Gemm", inputs, f"{where}/gemm", transB=1)
+    name = builder.add("Gemm", inputs, f"{where}/gemm", named=True, transB=1)
     lowering.record_layer(node, name, stored)
     if len(shape) == 2:
         return Value(name, shape)
@@ -188,7 +188,7 @@ def _conv_as_matmul(lowering: Lowering, node: fx.Node, source: Value, stored: St
     rows = builder.add("Reshape", [stored.name, builder.constant(np.array([outputs, -1], np.int64), "shape")], f"{where}/rows")
     columns = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
     weight = _dequantized_weight(lowering, replace(stored, name=columns), 1, where)
-    name = builder.add("MatMul", [dequantize(builder, codes, source.grid, where), weight], f"{where}/matmul")
+    name = builder.add("MatMul", [dequantize(builder, codes, source.grid, where), weight], f"{where}/matmul", named=True)
     lowering.record_layer(node, name, stored)
     if bias is not None:
         name = builder.add("Add", [name, builder.constant(bias.astype(np.float32), "bias")], f"{where}/bias")
@@ -228,7 +228,7 @@ def _float_conv(
     if bias is not None:
         inputs.append(builder.constant(bias.astype(np.float32), "bias"))
     attributes = {"strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups}
-    name = builder.add("Conv", inputs, f"{where}/conv", **attributes)
+    name = builder.add("Conv", inputs, f"{where}/conv", named=True, **attributes)
     lowering.record_layer(node, name, stored)
     return name
 
@@ -237,7 +237,7 @@ def _float_linear(lowering: Lowering, node: fx.Node, source: Value, weight: tupl
     builder, where = lowering.builder, lowering.where(node)
     rows, stored = _float_weight(lowering, source, *weight, None, where)
     matrix = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
-    name = builder.add("MatMul", [as_float(builder, source, where), matrix], f"{where}/matmul")
+    name = builder.add("MatMul", [as_float(builder, source, where), matrix], f"{where}/matmul", named=True)
     lowering.record_layer(node, name, stored)
     if bias is None:
         return name
@@ -279,16 +279,14 @@ def _dequantized_weight(lowering: Lowering, stored: StoredWeight, axis: int, whe
     return lowering.builder.add("DequantizeLinear", inputs, f"{where}/weight", **along)
 
 
-def _dequantized_bias(lowering: Lowering, units: Array, scale: Array, where: str) -> str:
-    builder, scale = lowering.builder, scale.astype(np.float32)
+def _dequantized_bias(lowering: Lowering, units: Array, input_scale: Array, scale: Array, where: str) -> str:
+    """Stores a bias in units of the accumulator; its scale is the product of two that the file holds already."""
+    builder = lowering.builder
     if bool((scale == scale[0]).all()):
-        inputs = [
-            builder.constant(units, "bias"),
-            builder.constant(scale[0].reshape(()), "scale"),
-            builder.constant(np.array(0, np.int32), "zero"),
-        ]
+        inputs = [builder.constant(units, "bias"), builder.constant((input_scale * scale[0]).astype(np.float32), "scale")]
         return builder.add("DequantizeLinear", inputs, f"{where}/bias")
-    inputs = [builder.constant(units, "bias"), builder.constant(scale, "scale"), builder.constant(np.zeros_like(units), "zero")]
+    factors = [builder.constant(scale, "scale"), builder.constant(input_scale, "scale")]
+    inputs = [builder.constant(units, "bias"), builder.add("Mul", factors, f"{where}/bias_scale")]
     return builder.add("DequantizeLinear", inputs, f"{where}/bias", axis=0)
 
 
@@ -334,7 +332,7 @@ def _weight_and_bias(lowering: Lowering, source: Value, stored: StoredWeight, wh
     weight = _dequantized_weight(lowering, stored, 0, where)
     if stored.bias is None:
         return [weight]
-    return [weight, _dequantized_bias(lowering, stored.bias, np.float32(source.grid.scale.reshape(())) * stored.scale, where)]
+    return [weight, _dequantized_bias(lowering, stored.bias, source.grid.scale.reshape(()), stored.scale, where)]
 
 
 def _pads(source: Value, padding: Any, kernel: tuple[int, ...], dilation: Any) -> tuple[int, int, int, int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from stillbit.export.onnx.builder import Array, Builder
-from stillbit.export.onnx.containers import Container, store_codes
+from stillbit.export.onnx.containers import Arrangement, Container, store_codes
 
 _INT32 = 2**31 - 1
 _LARGEST = 127  # of int8
@@ -46,15 +46,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A weight in the graph: `scale * (tensor - offset)`, where `tensor = factor * code + term`.
+    """A weight in the graph: `scale * (tensor - offset)`.
 
     Attributes:
         name: An int8 tensor, in the shape of the codes.
         stored: The tensor that the file holds, of which it is decoded.
         scale: One an output, float32, never 0.
         offset: Zero point of the tensor, one an output or one for all.
-        factor: One an output, int64.
-        term: Likewise.
+        arrangement: How the tensor follows from the codes.
         bias: One an output, int32, in units of the accumulator; None: none.
     """
 
@@ -62,8 +61,7 @@ class StoredWeight:
     stored: str
     scale: Array
     offset: Array
-    factor: Array
-    term: Array
+    arrangement: Arrangement
     bias: Array | None = None
 
 
@@ -95,25 +93,25 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
         container: How codes are stored.
         beside: What the accumulator holds beside the products; None: nothing.
     """
-    outputs = weight.codes.shape[0]
-    factor: Array = np.full(outputs, 2 if weight.shift else 1, np.int64)
-    term: Array = np.full(outputs, int(weight.shift * 2), np.int64)
+    outputs, factor = weight.codes.shape[0], 2 if weight.shift else 1
+    term: Array = np.full(1, int(weight.shift * 2), np.int64)
     offset: Array = np.zeros(1, np.int64)
     if weight.zero_point is not None:
-        term = term - weight.zero_point * factor
+        term = term - weight.zero_point.astype(np.int64) * factor
         if weight.bits == 8:  # codes less zero point would leave int8
-            offset, term = weight.zero_point.astype(np.int64) - 128, np.full(outputs, -128, np.int64)
-    axes = (-1, *(1,) * (weight.codes.ndim - 1))
-    largest = np.abs(weight.codes * factor.reshape(axes) + term.reshape(axes)).reshape(outputs, -1).max(1)
+            offset, term = weight.zero_point.astype(np.int64) - 128, np.full(1, -128, np.int64)
+    arrangement = Arrangement(factor, term, np.ones(1, np.int64))
+    largest = np.abs(arrangement.of(weight.codes)).reshape(outputs, -1).max(1)
     if largest.max(initial=0) > _LARGEST + 1:
         return None
-    scale, bias = weight.scale / factor, None
+    scale, bias = (weight.scale / factor).astype(np.float32), None
     if beside is not None:
-        scale, refined, bias = _with_bias(scale, beside, largest if not offset.any() else np.full(outputs, _LARGEST))
-        factor, term = factor * refined, term * refined
+        limits = np.full(outputs, _LARGEST) if offset.any() else largest
+        scale, refined, bias = _with_bias(weight.scale / factor, beside, limits)
+        arrangement = Arrangement(factor, term, refined)
     kind = container.choose(weight.codes.size, weight.bits)
-    name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, factor=factor, term=term)
-    return StoredWeight(name, stored, scale.astype(np.float32), offset, factor, term, bias)
+    name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, arrangement)
+    return StoredWeight(name, stored, scale, offset, arrangement, bias)
 
 
 def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
