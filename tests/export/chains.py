@@ -109,6 +109,41 @@ class Writer:
         self.add("Gemm", [x, w], node.name, transB=1)
 
 
+class Packed(Writer):
+    """Codes of 4 bits, two a byte, as nibbles above 8."""
+
+    def store_codes(self, label: str, codes: np.ndarray) -> str:
+        if codes.min() < -8 or codes.max() > 7:
+            return super().store_codes(label, codes)
+        pairs = (codes.astype(np.int64).ravel() + 8).reshape(-1, 2).astype(np.uint8)
+        packed = self.store(f"{label}.packed", pairs[:, 0] | (pairs[:, 1] << 4))
+        self.add("BitwiseAnd", [packed, self.store("nibble", np.uint8(15))], f"{label}/low")
+        self.add("BitShift", [packed, self.store("four", np.uint8(4))], f"{label}/high", direction="RIGHT")
+        for part in ("low", "high"):
+            self.add("Unsqueeze", [f"{label}/{part}", self.store("last", np.int64([-1]))], f"{label}/{part}/column")
+        self.add("Concat", [f"{label}/low/column", f"{label}/high/column"], f"{label}/pairs", axis=-1)
+        self.add("Cast", [f"{label}/pairs"], f"{label}/signed", to=TensorProto.INT8)
+        self.add("Sub", [f"{label}/signed", self.store("eight", np.int8(8))], f"{label}/codes")
+        self.add("Reshape", [f"{label}/codes", self.store(f"{label}/shape", np.int64(codes.shape))], f"{label}/whole")
+        self.codes[label] = packed
+        return f"{label}/whole"
+
+    def dequantize(self, node: Any, *arguments: Any) -> None:
+        super().dequantize(node, *arguments)
+        label = arguments[-1]
+        self.codes[label] = f"{label}.packed" if f"{label}.packed" in self.stored else self.codes[label]
+
+
+class Int4(Writer):
+    def store_codes(self, label: str, codes: np.ndarray) -> str:
+        if codes.min() < -8 or codes.max() > 7:
+            return super().store_codes(label, codes)
+        name = f"{label}.int4"
+        self.stored[name] = helper.make_tensor(name, TensorProto.INT4, codes.shape, codes.ravel().tolist())
+        self.add("Cast", [name], f"{label}/whole", to=TensorProto.INT8)
+        return f"{label}/whole"
+
+
 def changed(model: onnx.ModelProto, **values: Any) -> onnx.ModelProto:
     """Gives a model with another manifest."""
     from stillbit.export.manifest import manifest_in

@@ -59,6 +59,21 @@ def stored_codes(model: Any, names: list[str], where: str = "the file", *, centr
     return {name: _centred(values[end.codes], values.get(end.zero_point), end.axis) for name, end in ends.items()}
 
 
+def stored_bytes(model: Any, names: list[str], where: str = "the file") -> dict[str, int]:
+    """Gives the bytes that the file holds for weights' codes, by name of the initializer; what several share counts for the first."""
+    constants, counted, found = _constants(model.graph), set[str](), {}
+    for name in dict.fromkeys(names):
+        _, tensors = _sources(constants, [_end(model.graph, name, constants, where).codes])
+        found[name] = sum(tensor_bytes(tensor) for one, tensor in tensors.items() if one not in counted)
+        counted |= set(tensors)
+    return found
+
+
+def tensor_bytes(tensor: Any) -> int:
+    """Gives the bytes of an initializer's values (`onnx.TensorProto`)."""
+    return len(tensor.raw_data) or tensor.ByteSize()
+
+
 def _centred(codes: Array, zero_point: Array | None, axis: int) -> Array:
     if zero_point is None:
         return codes
@@ -109,18 +124,8 @@ def _end_at(graph: Any, node: Any, name: str) -> _End | None:
 def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str) -> dict[str, Array]:
     from onnx import TensorProto, helper
 
-    nodes: dict[int, Any] = {}
-    tensors: dict[str, Any] = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        source = constants[name]
-        if hasattr(source, "op_type"):
-            nodes[id(source)] = source
-            waiting += [one for one in source.input if one]
-        else:
-            tensors[name] = source
-    ordered = [node for node in model.graph.node if id(node) in nodes]
+    nodes, tensors = _sources(constants, names)
+    ordered = [node for node in model.graph.node if node.output[0] in nodes]
     casts = [helper.make_node("Cast", [name], [f"{name}/int32"], to=TensorProto.INT32) for name in dict.fromkeys(names)]
     outputs = [helper.make_tensor_value_info(cast.output[0], TensorProto.INT32, None) for cast in casts]
     unused = helper.make_tensor_value_info("unused", TensorProto.FLOAT, [1])
@@ -128,3 +133,19 @@ def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: s
     part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
     found = open_session(part, where=where)(np.zeros(1, np.float32))
     return {name: found[f"{name}/int32"].astype(np.int64) for name in dict.fromkeys(names)}
+
+
+def _sources(constants: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Gives the nodes, by their first output, and the initializers, by name, that tensors are computed from."""
+    nodes: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        source = constants[name]
+        if hasattr(source, "op_type"):
+            nodes[source.output[0]] = source
+            waiting += [one for one in source.input if one]
+        else:
+            tensors[name] = source
+    return nodes, tensors

@@ -1,0 +1,49 @@
+"""Which kernel ONNX Runtime runs for a layer: found in the graph that it makes of a file when it loads it.
+
+A node that is fused keeps its name, or gets a number behind it; a convolution in blocked layout has the name of its output; what is fused
+with the operation behind it has that one's output.
+"""
+
+from typing import Any
+
+INTEGER = frozenset(
+    ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QLinearConvTranspose")
+)
+_FLOAT = frozenset(("Conv", "ConvTranspose", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul", "MatMulNBits", "NhwcFusedConv"))
+_BLOCKED = "_nchwc"  # follows the name of the output
+_AGAIN = "_token_"  # a name that is taken gets this and a number
+_REACH = 8  # operations behind a node that may be fused into it
+
+
+def kernels_used(model: Any, optimized: Any, nodes: list[str]) -> dict[str, str]:
+    """Finds the kernels of nodes.
+
+    Args:
+        model: The file, an `onnx.ModelProto`.
+        optimized: What ONNX Runtime makes of it (`runtime.optimized`).
+        nodes: Names of nodes of the file that multiply.
+
+    Returns:
+        By name, the operator that runs ("QLinearConv", "FusedConv"); "" where none was found.
+    """
+    multiplying = [node for node in optimized.graph.node if node.op_type in INTEGER | _FLOAT]
+    by_name = {node.name.split(_AGAIN)[0]: node.op_type for node in multiplying}
+    by_output = {_plain(output): node.op_type for node in multiplying for output in (*node.output, node.name)}
+    originals = {node.name: node for node in model.graph.node}
+    return {name: by_name.get(name) or _behind(model.graph, originals.get(name), by_output) for name in nodes}
+
+
+def _plain(name: str) -> str:
+    return name.split(_AGAIN)[0].removesuffix(_BLOCKED)
+
+
+def _behind(graph: Any, node: Any, by_output: dict[str, str]) -> str:
+    """Follows a node's output until one is found that a kernel gives."""
+    for _ in range(_REACH):
+        if node is None:
+            return ""
+        if node.output[0] in by_output:
+            return by_output[node.output[0]]
+        readers = [one for one in graph.node if node.output[0] in one.input]
+        node = readers[0] if len(readers) == 1 else None  # what several read is fused with none of them
+    return ""
