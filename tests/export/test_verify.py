@@ -12,10 +12,9 @@ import torch
 from onnx import numpy_helper
 
 from stillbit.errors import DataError, ExportError
-from stillbit.export import Program
+from stillbit.export import Program, verify
 from stillbit.export.manifest import manifest_in
 from stillbit.export.verification import Bounds, Logits, Verification
-from stillbit.export.verify import verify
 from tests.export.chains import Int4, Packed, Writer, chain, changed
 from tests.export.networks import image
 
