@@ -43,7 +43,7 @@ def capture(model: nn.Module, example: Tensor) -> Program:
             assert isinstance(quantizer, Quantizer)
             _resolve(quantizer, name, sites.get(quantizer))
         batch = example.detach().cpu()[:1].expand(2, *example.shape[1:]).contiguous()  # one alone would be taken for fixed
-        exported = _trace(copied, batch)
+        exported = trace(copied, batch)
         return simplify(exported, tuple(example.shape[1:]))
 
 
@@ -106,7 +106,8 @@ def _activation_values(quantizer: Quantizer, name: str) -> Callable[..., Tensor]
     return forward
 
 
-def _trace(model: nn.Module, batch: Tensor) -> Any:
+def trace(model: nn.Module, batch: Tensor) -> Any:
+    """Traces a model in evaluation on a batch of two or more; the batch's size stays free."""
     try:
         return torch.export.export(model, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
     except Exception as error:  # tracing meets whatever a model's own code does

@@ -1,0 +1,119 @@
+"""Does an exported file compute what was trained? Every network, width and setting, in ONNX Runtime against PyTorch.
+
+    python -m benchmarks.export_exactness [--only NAME,...] [--images N] [--folder PICTURES]
+
+Each file is written, verified on real images (codes of weights; codes of activations layer by layer on the runtime's own inputs; top-1) and
+inspected (bytes, share of multiplications on integer kernels). Results go to benchmarks/results/export_exactness.json as they come; what
+is there already is not done again.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.export_networks import BITS, CNNS, VITS, photos, quantized, settings
+from benchmarks.speed.record import commit, hardware
+from stillbit.export import Program, capture, export_onnx, export_packed
+from stillbit.export.inspect import Inspection, inspect
+from stillbit.export.verification import Verification
+from stillbit.export.verify import verify
+
+RESULTS = Path(__file__).parent / "results" / "export_exactness.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join([*CNNS, *VITS]), help="names of networks")
+    parser.add_argument("--bits", default=",".join(BITS))
+    parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--folder", type=Path, help="pictures; scikit-image's photographs if not given")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    images = photos(options.folder, options.images)
+    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    record |= {"command": "python -m benchmarks.export_exactness", "hardware": hardware(), "commit": commit(), "images": len(images)}
+    record["versions"] = {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")} | {"python": platform.python_version()}
+    for name in options.only.split(","):
+        for bits in options.bits.split(","):
+            for setting, config in settings(name).items():
+                key = f"{name} {bits} {setting}"
+                if key in record["rows"]:
+                    continue
+                model = quantized(name, config(bits), images)
+                record["rows"][key] = row = measure(capture(model, images[:1]), images)
+                print(key, json.dumps(row), flush=True)
+                temporary = RESULTS.with_suffix(f".{os.getpid()}")
+                temporary.write_text(json.dumps(record, indent=1) + "\n")
+                temporary.replace(RESULTS)
+    print(table(record["rows"]))
+
+
+def measure(program: Program, images: Tensor) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        path, packed = Path(folder) / "net.onnx", Path(folder) / "net.safetensors"
+        export_onnx(program, path)
+        export_packed(program, packed)
+        found = verify(path, program, [(batch,) for batch in images.split(4)], precise=True)
+        return figures(found, inspect(path)) | {"packed_bytes": packed.stat().st_size} | needed(program)
+
+
+def figures(found: Verification, inspected: Inspection) -> dict[str, Any]:
+    worst = min(found.quantizers, key=lambda one: one.equal)
+    return {
+        "ok": found.ok,
+        "problems": found.problems[:3],
+        "weights_different": sum(one.different for one in found.weights),
+        "quantizers": len(found.quantizers),
+        "below_99.95": sum(one.equal < 0.9995 for one in found.quantizers),
+        "worst_equal": worst.equal,
+        "worst": worst.name,
+        "largest_step": max(one.largest_step for one in found.quantizers),
+        "largest_distance": max(one.distance for one in found.quantizers),
+        "same_top1": found.logits.same_top1,
+        "images": found.logits.images,
+        "exceptions": list(found.logits.exceptions),
+        "logits_same_codes": found.logits.replayed,
+        "logits_end_to_end": found.logits.relative,
+        "integer_share": inspected.integer_share,
+        "float_layers": [row.name for row in inspected.layers if not row.integer],
+        "onnx_bytes": inspected.bytes,
+    }
+
+
+def needed(program: Program) -> dict[str, int]:
+    """Gives the bytes of codes at their width, and of everything else that the program reads."""
+    tensors, codes = program.tensors(), 0
+    named = {}
+    for node in program.module.graph.nodes:
+        if str(node.target) == "stillbit.dequantize.default":
+            named[str(node.args[0].target)] = int(node.args[4])
+    codes = sum(-(-tensors[name].numel() * bits // 8) for name, bits in named.items())
+    others = sum(tensor.nbytes for name, tensor in tensors.items() if name not in named)
+    floats = sum(4 * tensors[name].numel() for name in named) + others
+    return {"code_bytes": codes, "other_bytes": others, "float_bytes": floats}
+
+
+def table(rows: dict[str, Any]) -> str:
+    lines = ["| network | worst layer | one step | top-1 | MACs on integers | ONNX / needed | packed / needed | needed |", "|" + "---|" * 8]
+    for key, row in rows.items():
+        need = row["code_bytes"] + row["other_bytes"]
+        lines.append(
+            f"| {key} | {row['worst_equal']:.3%} | {row['largest_step']} | {row['same_top1']} of {row['images']} | "
+            f"{row['integer_share']:.1%} | "
+            f"{row['onnx_bytes'] / need:.3f} | {row['packed_bytes'] / need:.3f} | {need / 1e6:.2f} MB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    main()
