@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stillbit import run
+from stillbit import exporting, run
 from stillbit.cli import main
-from stillbit.errors import CheckpointError, DivergedError, Interrupted
+from stillbit.errors import CheckpointError, DataError, DivergedError, Interrupted
 from stillbit.interop import ImportReport
 from stillbit.interop.placing import Target
 from stillbit.recipes import catalog
@@ -31,7 +31,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "train", "validate", "import", "recipes"):
+    for verb in ("demo", "train", "validate", "import", "export", "verify", "predict", "recipes"):
         assert verb in out
 
 
@@ -79,6 +79,12 @@ def test_recipes_with_a_name_gives_the_file_to_copy(command):
         ),
         pytest.param(["validate", "none"], "checkpoint none: no such file", id="validate-nothing"),
         pytest.param(["import", "none", "--recipe", "digits_deit_w2a2_cga"], "checkpoint none: no such file", id="import-nothing"),
+        pytest.param(["export", "none", "--format", "onnx"], "checkpoint none: no such file", id="export-nothing"),
+        pytest.param(
+            ["export", "none", "--format", "tflite"], "format is 'tflite'; allowed: onnx, packed, program", id="export-unknown_format"
+        ),
+        pytest.param(["verify", "none", "none"], "checkpoint none: no such file", id="verify-nothing"),
+        pytest.param(["predict", "none", "a.png"], "none: cannot be read (No such file or directory)", id="predict-nothing"),
     ],
 )
 def test_what_the_user_can_put_right_is_one_line_and_code_2(command, tmp_path, monkeypatch, words, message):
@@ -170,6 +176,69 @@ def test_import_prints_what_went_where(command, monkeypatch, words, folder):
     assert calls == [(True, Path("a.pth"), Path(folder))]
 
 
+@pytest.mark.parametrize(
+    ("words", "target", "container", "runtime"),
+    [
+        pytest.param([], None, "auto", None, id="default"),
+        pytest.param(["--output", "a.onnx", "--container", "int4", "--runtime", "1.23"], Path("a.onnx"), "int4", "1.23", id="all"),
+    ],
+)
+def test_export_prints_what_it_wrote(command, monkeypatch, words, target, container, runtime):
+    calls = []
+
+    def export(*arguments, **options):
+        calls.append((arguments, options))
+        return exporting.Exported(Path("runs/[a]/a.onnx"), 1_000, 8_160)
+
+    monkeypatch.setattr(exporting, "export", export)
+    code, out, _ = command("export", "runs/[a]", "data.root=/x", "--format", "onnx", *words)
+    assert (code, out) == (0, "runs/[a]/a.onnx  1,000 bytes  1/8.2 of float32 (8,160 bytes)\n")
+    assert calls == [((Path("runs/[a]"), "onnx", target, ["data.root=/x"]), {"container": container, "runtime": runtime})]
+
+
+@pytest.mark.parametrize(
+    ("ok", "code", "line"),
+    [(True, 0, ""), (False, 4, "error: a.onnx: does not compute what runs/a has trained, within its bounds\n")],
+    ids=["equal", "not equal"],
+)
+def test_verify_prints_what_it_found_and_leaves_with_it(command, monkeypatch, ok, code, line):
+    calls = []
+
+    class Found:
+        def __init__(self):
+            self.ok = ok
+
+        def __str__(self):
+            return "first\nsecond"
+
+    def verify(*arguments, **options):
+        calls.append((arguments, options))
+        return Found()
+
+    monkeypatch.setattr(exporting, "verify", verify)
+    assert command("verify", "a.onnx", "runs/a", "--batches", 3, "--runtime", "openvino") == (code, "first\nsecond\n", line)
+    assert calls == [((Path("a.onnx"), Path("runs/a"), ()), {"batches": 3, "runtime": "openvino"})]
+
+
+def test_predict_prints_a_table_an_image_and_goes_on_after_a_broken_one(command, monkeypatch):
+    from stillbit.export import predict
+    from stillbit.export.predict import Prediction
+
+    calls = []
+
+    def found(*arguments):
+        calls.append(arguments)
+        yield Path("a.png"), Prediction((("tabby [cat]", 0.75), ("dog", 0.25)))
+        yield Path("b.png"), DataError("image b.png:\n cannot be read")
+        yield Path("c.png"), Prediction((("dog", 1.0),))
+
+    monkeypatch.setattr(predict, "predict", found)
+    code, out, err = command("predict", "a.onnx", "a.png", "b.png", "c.png", "--top", 2)
+    assert out == "a.png\n  tabby [cat]   75.00%\n  dog           25.00%\nc.png\n  dog  100.00%\n"
+    assert (code, err) == (2, "error: image b.png: cannot be read\nerror: 1 image cannot be read\n")
+    assert calls == [(Path("a.onnx"), [Path("a.png"), Path("b.png"), Path("c.png")], 2)]
+
+
 def test_one_process_of_several_speaks(command, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(run, "train", lambda *_args, **_kwargs: {})
@@ -197,7 +266,7 @@ def test_help_and_recipes_load_no_training_libraries():
         "import sys\n"
         "from stillbit.cli import main\n"
         "try:\n    main(['recipes'])\nexcept SystemExit:\n    pass\n"
-        "loaded = {'timm', 'torchvision', 'accelerate', 'matplotlib', 'sklearn', 'tensorboard'} & set(sys.modules)\n"
+        "loaded = {'timm', 'torchvision', 'accelerate', 'matplotlib', 'sklearn', 'tensorboard', 'onnx', 'onnxruntime'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {sorted(loaded)}' if loaded else 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

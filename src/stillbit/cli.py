@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from stillbit.errors import StillbitError
+from stillbit.errors import DataError, MismatchError, StillbitError
 
 app = typer.Typer(
     help="Train 2-4 bit networks whose weights hold still.",
@@ -82,6 +82,58 @@ def import_(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a checkpoint in one.")],
+    format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, packed (safetensors), or program (torch.export).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the run's.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="The file; beside the run if not given.")] = None,
+    container: Annotated[str, typer.Option("--container", help="How ONNX stores weights: auto, int8, int4, or packed.")] = "auto",
+    runtime: Annotated[str | None, typer.Option("--runtime", metavar="VERSION", help="Oldest ONNX Runtime that is to run it.")] = None,
+) -> None:
+    """Write a trained network as a file that other programs run. Its data is not needed."""
+    from stillbit.exporting import export as export_run
+
+    _print(str(export_run(run, format, output, overrides or (), container=container, runtime=runtime)))
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that export wrote.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="What it was exported from.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the run's.")] = None,
+    batches: Annotated[int | None, typer.Option("--batches", metavar="N", help="Validation batches; all if not given.")] = None,
+    runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
+) -> None:
+    """Compare a file with its run on validation images: codes layer by layer, and outputs. Exit code 4 beyond its bounds."""
+    from stillbit.exporting import verify as verify_file
+
+    found = verify_file(file, run, overrides or (), batches=batches, runtime=runtime)
+    _print(str(found))
+    if not found.ok:
+        raise MismatchError(f"{file}: does not compute what {run} has trained, within its bounds")
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export wrote, of any format.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Classes an image.")] = 5,
+) -> None:
+    """Classify images by an exported file. Exit code 2 after a broken image; the others are classified all the same."""
+    from stillbit.export.predict import predict as predict_images
+
+    broken = 0
+    for path, found in predict_images(file, images, top):
+        if isinstance(found, DataError):
+            _complain(found)
+            broken += 1
+        else:
+            _print(f"{path}\n{found}")
+    if broken:
+        raise DataError(f"{broken} image{'s' * (broken != 1)} cannot be read")
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.", show_default=False)] = None,
 ) -> None:
@@ -104,13 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Words of the command line; those of the process if not given.
 
     Raises:
-        SystemExit: Always. 0 after success, 2 for what the user can put right, 3 if training diverged, 130 after
-            Ctrl-C, 143 after SIGTERM.
+        SystemExit: Always. 0 after success, 2 for what the user can put right, 3 if training diverged, 4 if an exported
+            file does not compute what was trained, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         app(args=arguments)
     except StillbitError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        _complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -118,7 +170,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _print(line: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # torchrun numbers its processes; one speaks for all
-        Console(soft_wrap=True, highlight=False).print(line)
+        Console(soft_wrap=True, highlight=False, markup=False, emoji=False).print(line)
+
+
+def _complain(error: StillbitError) -> None:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
 
 
 def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> Table:

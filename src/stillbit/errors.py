@@ -33,6 +33,12 @@ class ExportError(StillbitError):
     """A model that cannot be exported, or a file that cannot be written, read or run."""
 
 
+class MismatchError(StillbitError):
+    """An exported file that does not compute what was trained."""
+
+    exit_code = 4
+
+
 class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
     """Training was told to stop (SIGTERM or SIGINT) and has saved its state."""
 

@@ -1,0 +1,155 @@
+"""From a run to a file and back: digits, a few steps, every format."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from stillbit import exporting, run
+from stillbit.assembly import build_trained, read_trained
+from stillbit.cli import main
+from stillbit.errors import CheckpointError, ExportError, StillbitError
+from stillbit.export.predict import predict
+from stillbit.recipes.load import load
+from stillbit.training import checkpoint
+from stillbit.training.data import load_data
+
+SHORT = (
+    "model.weights=random",
+    "data.batch_size=256",
+    "training.epochs=1",
+    "training.tensorboard=false",
+    "training.reestimate_batches=2",
+)
+QUICK_RANGES = ("quantization.weight_range.estimator=current_minmax", "quantization.activation_range.estimator=current_minmax")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of the digits at 3 bits."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    run.train(load("digits_w3a3_freeze", [*SHORT, *QUICK_RANGES, "quantization.policy=integer"]), folder)
+    return folder
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("format", exporting.SUFFIXES)
+def test_every_format_predicts_what_the_run_does(trained: Path, tmp_path: Path, format: str) -> None:
+    exported = exporting.export(trained, format, tmp_path / f"a{exporting.SUFFIXES[format]}")
+    assert exported.num_bytes == exported.path.stat().st_size
+    read = read_trained(trained)
+    model, source = build_trained(read), load_data(read.recipe.data).val.source
+    pictures = [tmp_path / "digits" / f"{index:03}.png" for index in range(len(source))]
+    pictures[0].parent.mkdir()
+    for index, picture in enumerate(pictures):
+        source[index][0].save(picture)
+    prepare = exporting.preprocessing_of(read.recipe.data)
+    with torch.no_grad():
+        expected = model(torch.stack([prepare(source[index][0]) for index in range(len(source))])).argmax(1)
+    found = predict(exported.path, [tmp_path / "digits"], top=1)
+    assert [(path, what.classes[0][0]) for path, what in found] == [
+        (picture, str(int(digit))) for picture, digit in zip(pictures, expected, strict=True)
+    ]
+
+
+def test_an_exported_file_is_verified_on_the_runs_images(trained: Path, tmp_path: Path) -> None:
+    exporting.export(trained, "onnx", tmp_path / "a.onnx")
+    found = exporting.verify(tmp_path / "a.onnx", trained, ["data.val_batch_size=30"], batches=2)
+    assert found.logits.images == 60
+    assert exporting.verify(tmp_path / "a.onnx", trained / "last.pt").logits.images == 360
+
+
+def test_a_file_of_another_run_is_not_verified(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exporting.export(trained, "onnx", tmp_path / "a.onnx")
+    content = checkpoint.read(trained / "last.pt")
+    weight = content["model"]["classifier.weight"]
+    checkpoint.save(tmp_path / "other.pt", content | {"model": content["model"] | {"classifier.weight": -weight}})
+    with pytest.raises(SystemExit) as left:
+        main(["verify", str(tmp_path / "a.onnx"), str(tmp_path / "other.pt"), "--batches", "1"])
+    captured = capsys.readouterr()
+    assert left.value.code == 4
+    assert "classifier" in captured.out
+    assert captured.err.endswith("does not compute what " + f"{tmp_path / 'other.pt'} has trained, within its bounds\n")
+
+
+def test_the_file_lies_beside_its_run_under_its_name(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "last.pt").write_bytes((trained / "last.pt").read_bytes())
+    assert exporting.export(folder, "program").path == folder / "mine.pt2"
+    assert exporting.export(folder / "last.pt", "packed").path == folder / "last.safetensors"
+
+
+def test_the_data_is_not_needed_to_export(trained: Path, tmp_path: Path) -> None:
+    exporting.export(trained, "program", tmp_path / "a.pt2", ["data.name=folder", "data.root=none"])
+    assert (tmp_path / "a.pt2").exists()
+
+
+def test_the_ratio_is_to_the_float_networks_own_tensors(trained: Path, tmp_path: Path) -> None:
+    from stillbit.recipes.model import build_model
+
+    recipe = load("digits_w3a3_freeze", SHORT)
+    network = build_model(recipe.model, num_classes=10, channels=1)
+    expected = sum(4 * tensor.numel() for tensor in network.state_dict().values() if tensor.is_floating_point())
+    assert exporting.export(trained, "program", tmp_path / "a.pt2").float_bytes == expected
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "message"),
+    [
+        ("tflite", {}, "format is 'tflite'; allowed: onnx, packed, program"),
+        ("packed", {"container": "int8"}, "container and runtime are of ONNX files; allowed with format packed: neither"),
+        ("program", {"runtime": "1.23"}, "container and runtime are of ONNX files; allowed with format program: neither"),
+        ("onnx", {"container": "int3"}, "int3"),
+        ("onnx", {"runtime": "new"}, "new"),
+        ("onnx", {"overrides": ["quantization.weight_bits=4"]}, "trained with quantization.weight_bits 3; allowed: 4"),
+    ],
+    ids=["format", "container", "runtime", "unknown container", "unknown runtime", "another network"],
+)
+def test_what_cannot_be_exported_is_one_line_and_no_file(trained: Path, tmp_path: Path, format: str, options: dict, message: str) -> None:
+    with pytest.raises(StillbitError, match=message) as caught:
+        exporting.export(trained, format, tmp_path / "a", **options)
+    assert "\n" not in str(caught.value)
+    assert files_of(tmp_path) == set()
+
+
+@pytest.mark.parametrize("format", exporting.SUFFIXES)
+def test_a_float_run_is_not_exported(tmp_path: Path, format: str) -> None:
+    run.train(load("digits_float", [*SHORT]), tmp_path / "float")
+    before = files_of(tmp_path / "float")
+    with pytest.raises(ExportError, match=r"float: trained in full precision; allowed: a run of a recipe with quantization$"):
+        exporting.export(tmp_path / "float", format)
+    assert files_of(tmp_path / "float") == before
+
+
+@pytest.mark.parametrize("format", exporting.SUFFIXES)
+def test_a_file_that_cannot_be_written_is_not_there(trained: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target, message in (
+        (tmp_path, "is a folder; allowed: a file"),
+        (tmp_path / "none" / "a", "no folder .*none; allowed: a file in a folder that exists"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            exporting.export(trained, format, target)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", fail)  # a folder's mode does not stop root
+    with pytest.raises(ExportError, match=r"a: cannot be written \(Permission denied"):
+        exporting.export(trained, format, tmp_path / "a")
+    assert files_of(tmp_path) == set()
+
+
+def test_a_run_without_a_checkpoint_is_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"checkpoint .*last\.pt: no such file$"):
+        exporting.export(tmp_path, "onnx")
+
+
+@pytest.mark.parametrize("batches", [0, -1])
+def test_no_batch_verifies_nothing(trained: Path, batches: int) -> None:
+    with pytest.raises(ExportError, match=f"batches is {batches}; allowed: 1 or more"):
+        exporting.verify(trained / "a.onnx", trained, batches=batches)
