@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stillbit.errors import ExportError
 
 RUNTIMES = ("onnxruntime", "openvino")
+_LONGEST = 300  # characters of a runtime's error that are shown: the last, which say why
 # ONNX Runtime's 8-bit kernels on AVX2 add pairs of products in 16 bits, which can saturate; this option makes them not to.
 PRECISE = ("session.x64quantprecision", "1")
 
@@ -28,20 +29,27 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
         where: The file's name, for messages.
 
     Returns:
-        From the input to the outputs by name.
+        From the input to the outputs by name; raises ExportError where the runtime fails.
 
     Raises:
         ExportError: If the runtime is not known, not installed, or refuses the file.
     """
     if runtime not in RUNTIMES:
         raise ExportError(f"runtime is {runtime!r}; allowed are {', '.join(RUNTIMES)}")
-    opened = _onnxruntime if runtime == "onnxruntime" else _openvino
     try:
-        return opened(model, precise)
+        session = _onnxruntime(model, precise) if runtime == "onnxruntime" else _openvino(model, precise)
     except ImportError as error:
         raise ExportError(f"runtime {runtime} is not installed; install it, or take {RUNTIMES[0]}") from error
     except Exception as error:  # each runtime has exceptions of its own
         raise ExportError(f"{where}: {runtime} refuses it: {_line(error)}") from error
+
+    def run(x: Array) -> dict[str, Array]:
+        try:
+            return session(x)
+        except Exception as error:  # likewise
+            raise ExportError(f"{where}: {runtime} cannot run it: {_line(error)}") from error
+
+    return run
 
 
 def runtime_version(runtime: str) -> str:
@@ -115,5 +123,7 @@ def _openvino(model: Any, precise: bool) -> Session:
 
 
 def _line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"
+    """Gives an error as one line, without the places in a runtime's own source that it passed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
+    text = "; ".join(lines)
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else f'... {text[-_LONGEST:]}'}"

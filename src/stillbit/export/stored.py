@@ -35,14 +35,17 @@ class _End:
     axis: int
 
 
-def stored_codes(model: Any, names: list[str], where: str = "the file", *, centred: bool = True) -> dict[str, Array]:
-    """Gives weights' codes as whole numbers, evaluated by ONNX Runtime.
+def stored_codes(
+    model: Any, names: list[str], where: str = "the file", *, centred: bool = True, runtime: str = "onnxruntime"
+) -> dict[str, Array]:
+    """Gives weights' codes as whole numbers, evaluated by a runtime.
 
     Args:
         model: An `onnx.ModelProto`.
         names: Of the initializers; what a graph makes of one before it is multiplied or dequantized is followed.
         where: The file's name, for messages.
         centred: Whether zero points are taken off.
+        runtime: "onnxruntime" or "openvino".
 
     Returns:
         By name, int64, in the shape that the file multiplies.
@@ -53,7 +56,7 @@ def stored_codes(model: Any, names: list[str], where: str = "the file", *, centr
     constants = _constants(model.graph)
     ends = {name: _end(model.graph, name, constants, where) for name in dict.fromkeys(names)}
     wanted = [one for end in ends.values() for one in (end.codes, end.zero_point) if one]
-    values = _evaluated(model, constants, wanted, where)
+    values = _evaluated(model, constants, wanted, where, runtime)
     if not centred:
         return {name: values[end.codes] for name, end in ends.items()}
     return {name: _centred(values[end.codes], values.get(end.zero_point), end.axis) for name, end in ends.items()}
@@ -121,18 +124,37 @@ def _end_at(graph: Any, node: Any, name: str) -> _End | None:
     return _End(name, node.input[zero_point] if len(node.input) > zero_point else "", attributes.get("axis", axis))
 
 
-def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str) -> dict[str, Array]:
+def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str, runtime: str) -> dict[str, Array]:
+    """Computes constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes beside what reads it."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    names = list(dict.fromkeys(names))
+    part, sizes = (model, _sizes(model)) if runtime == "openvino" else (_alone(model, constants, names), [1])
+    copied = onnx.ModelProto()
+    copied.CopyFrom(part)
+    for name in names:
+        copied.graph.node.append(helper.make_node("Cast", [name], [f"{name}/int32"], to=TensorProto.INT32))
+        copied.graph.output.append(helper.make_tensor_value_info(f"{name}/int32", TensorProto.INT32, None))
+    found = open_session(copied, runtime, where=where)(np.zeros(sizes, np.float32))
+    return {name: found[f"{name}/int32"].astype(np.int64) for name in names}
+
+
+def _alone(model: Any, constants: dict[str, Any], names: list[str]) -> Any:
+    """Gives a model of what computes constants, with an input and an output that have nothing to do with them."""
     from onnx import TensorProto, helper
 
     nodes, tensors = _sources(constants, names)
     ordered = [node for node in model.graph.node if node.output[0] in nodes]
-    casts = [helper.make_node("Cast", [name], [f"{name}/int32"], to=TensorProto.INT32) for name in dict.fromkeys(names)]
-    outputs = [helper.make_tensor_value_info(cast.output[0], TensorProto.INT32, None) for cast in casts]
-    unused = helper.make_tensor_value_info("unused", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([*ordered, *casts], "codes", [unused], outputs, list(tensors.values()))
-    part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
-    found = open_session(part, where=where)(np.zeros(1, np.float32))
-    return {name: found[f"{name}/int32"].astype(np.int64) for name in dict.fromkeys(names)}
+    given, taken = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("given", "taken"))
+    echo = helper.make_node("Identity", ["given"], ["taken"])
+    graph = helper.make_graph([*ordered, echo], "codes", [given], [taken], list(tensors.values()))
+    return helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+
+
+def _sizes(model: Any) -> list[int]:
+    """Gives the shape of an input of one."""
+    return [size.dim_value or 1 for size in model.graph.input[0].type.tensor_type.shape.dim]
 
 
 def _sources(constants: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

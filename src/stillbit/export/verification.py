@@ -122,6 +122,7 @@ class Logits:
         largest: Difference, end to end.
         relative: The same, relative to the batch's largest output.
         replayed: Likewise, PyTorch on the runtime's own codes.
+        watching: Likewise, what the file gives when its codes are outputs, too, against what it gives untouched.
     """
 
     images: int = 0
@@ -130,15 +131,16 @@ class Logits:
     largest: float = 0.0
     relative: float = 0.0
     replayed: float = 0.0
+    watching: float = 0.0
 
     @classmethod
     def of(cls, found: Array, expected: Array, watched: Array, replayed: Array, begin: int) -> "Logits":
         """Compares one batch; `begin` is the number of its first image."""
         same = found.reshape(len(found), -1).argmax(-1) == expected.reshape(len(expected), -1).argmax(-1)
         size = max(float(np.abs(expected).max()), 1e-30)
-        difference = float(np.abs(found - expected).max())
+        largest, replayed_by, watching = (float(np.abs(a - b).max()) for a, b in ((found, expected), (watched, replayed), (found, watched)))
         exceptions = tuple(int(begin + one) for one in np.flatnonzero(~same))
-        return cls(len(found), int(same.sum()), exceptions, difference, difference / size, float(np.abs(watched - replayed).max()) / size)
+        return cls(len(found), int(same.sum()), exceptions, largest, largest / size, replayed_by / size, watching / size)
 
     def __add__(self, other: "Logits") -> "Logits":
         """Sums up two batches."""
@@ -150,6 +152,7 @@ class Logits:
             largest=max(self.largest, other.largest),
             relative=max(self.relative, other.relative),
             replayed=max(self.replayed, other.replayed),
+            watching=max(self.watching, other.watching),
         )
 
     def __str__(self) -> str:
@@ -199,6 +202,10 @@ class Verification:
         lines += [str(one) for one in self.quantizers if not one.within(self.bounds)]
         if not self.logits.replayed <= self.bounds.logits:  # NaN is a problem, too
             lines.append(f"outputs differ by {self.logits.replayed:.2g} of the largest on the same codes; allowed: {self.bounds.logits:g}")
+        if not self.logits.watching <= self.bounds.logits:
+            lines.append(
+                f"outputs differ by {self.logits.watching:.2g} of the largest once codes are outputs, too: verified is another graph"
+            )
         return lines
 
     def __str__(self) -> str:

@@ -56,7 +56,7 @@ def verify(
         raise DataError("verify got no batch; allowed: at least one")
     program = model if isinstance(model, Program) else capture(model, inputs[0])
     places = _places(manifest, program, str(path))
-    weights, notes = check_weights(proto, manifest, program, str(path)), []
+    weights, notes = check_weights(proto, manifest, program, str(path), runtime), []
     with_codes = with_outputs(proto, [place.codes for place in places.values()])
     plain = open_session(proto, runtime, precise=precise, where=str(path))
     watched = open_session(with_codes, runtime, precise=precise, where=str(path))
@@ -65,7 +65,6 @@ def verify(
     comparison = _Comparison(program, manifest, places, plain, watched)
     for x in inputs:
         comparison.add(x)
-    notes += comparison.notes()
     checks = tuple(comparison.checks[name] for name in quantizer_names(program) if name in places)
     missing = tuple(name for name in quantizer_names(program) if name not in places)
     return Verification(
@@ -115,13 +114,11 @@ class _Comparison:
         self._manifest, self._places, self._plain, self._watched = manifest, places, plain, watched
         self.checks = {name: QuantizerCheck(name) for name in places}
         self.logits = Logits()
-        self._watching_differs = 0.0
 
     def add(self, x: Tensor) -> None:
         free, expected = self._single(x)
         watched, output = self._watched(x.numpy()), self._manifest.output
         found = self._plain(x.numpy())[output]
-        self._watching_differs = max(self._watching_differs, float(np.abs(found - watched[output]).max()))
         codes = {name: met.codes for name, met in free.items()}  # of a quantizer that the file does not name: PyTorch's
         codes |= {name: torch.from_numpy(_decoded(watched[place.codes], place, free[name].codes)) for name, place in self._places.items()}
         single, replayed = self._single(x, codes)
@@ -130,12 +127,6 @@ class _Comparison:
             check = QuantizerCheck.of(name, codes[name], free[name].codes, single[name].codes, exact[name])
             self.checks[name] = self.checks[name] + check
         self.logits = self.logits + Logits.of(found, expected.numpy(), watched[output], replayed.numpy(), self.logits.images)
-
-    def notes(self) -> list[str]:
-        """Says what the reader should know of the way it was compared."""
-        if not self._watching_differs:
-            return []
-        return [f"outputs of the file with codes as outputs differ from the untouched file's by up to {self._watching_differs:.2g}"]
 
 
 def _decoded(found: Array, place: Activation, like: Tensor) -> Array:

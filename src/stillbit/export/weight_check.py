@@ -13,15 +13,15 @@ from stillbit.export.stored import stored_codes
 from stillbit.export.verification import WeightCheck
 
 
-def check_weights(model: Any, manifest: Manifest, program: Program, where: str) -> tuple[WeightCheck, ...]:
-    """Compares all quantized weights of a file.
+def check_weights(model: Any, manifest: Manifest, program: Program, where: str, runtime: str) -> tuple[WeightCheck, ...]:
+    """Compares all quantized weights of a file, as a runtime decodes them.
 
     A file may store a weight with its axes turned, without its zero point, and each output's codes times a factor: 2 for StatsQ's half
     steps, a whole number for a finer bias.
     """
     own = _own_codes(program)
     layers = [layer for layer in manifest.layers if layer.weight is not None and layer.codes is not None]
-    stored = stored_codes(model, [layer.codes for layer in layers if layer.codes is not None], where)
+    stored = stored_codes(model, [layer.codes for layer in layers if layer.codes is not None], where, runtime=runtime)
     checks = {}
     for layer in layers:
         if layer.weight not in own:
