@@ -1,14 +1,17 @@
 """Which operation is lowered how: one literal table."""
 
-from stillbit.export.onnx import arithmetic, movements, products
+from stillbit.export.onnx import arithmetic, movements
+from stillbit.export.onnx.convolutions import conv2d
+from stillbit.export.onnx.linears import linear
 from stillbit.export.onnx.lowering import Operation
+from stillbit.export.onnx.matmul import matmul
 
 OPERATIONS: dict[str, Operation] = {
     # products
-    "aten.bmm.default": products.matmul,
-    "aten.conv2d.default": products.conv2d,
-    "aten.linear.default": products.linear,
-    "aten.matmul.default": products.matmul,
+    "aten.bmm.default": matmul,
+    "aten.conv2d.default": conv2d,
+    "aten.linear.default": linear,
+    "aten.matmul.default": matmul,
     # quantizers
     "stillbit.dequantize.default": arithmetic.dequantize,
     "stillbit.fake_quantize.default": arithmetic.fake_quantize,

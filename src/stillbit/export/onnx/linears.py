@@ -1,0 +1,92 @@
+"""Linear layers, in the forms that runtimes execute on integers."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from stillbit.export.onnx.builder import Array
+from stillbit.export.onnx.lowering import Lowering, arguments, quantize
+from stillbit.export.onnx.matmul import matmul_integer
+from stillbit.export.onnx.multiplying import (
+    FLOAT,
+    accumulation,
+    float_weight,
+    fuses,
+    gemm,
+    number_of_outputs,
+    reshaped,
+    shift_into_bias,
+    total_bias,
+)
+from stillbit.export.onnx.tails import Tail, tail_of
+from stillbit.export.onnx.value import Value, as_float
+from stillbit.export.onnx.weights import StoredWeight, Weight, store_weight
+
+
+def linear(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers `aten.linear`: a Gemm on codes where one scale serves the input; else MatMulInteger, scaled by rows and columns."""
+    given = arguments(node)
+    weight_node = given["weight"]
+    source, weight = lowering.value(given["input"]), lowering.weight(weight_node)
+    outputs = number_of_outputs(lowering, weight_node, weight)
+    tail = tail_of(lowering.program, node, -1, outputs)
+    lowering.folded |= set(tail.folded)
+    where, shape, total = lowering.where(node), node.meta["shape"], total_bias(lowering, given["bias"], tail)
+    stored = None
+    if weight is not None and source.grid is not None:
+        if source.grid.shift is not None:
+            source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
+        if source.grid is not None and source.grid.constant_along(-1):
+            beside = accumulation(source, total) if source.grid.uniform else None
+            stored = store_weight(lowering.builder, weight, lowering.container, beside)
+    if stored is None or source.grid is None:
+        return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)
+    if not source.grid.uniform:
+        return Value(_integer_linear(lowering, node, source, stored, total), shape)
+    return _gemm(lowering, node, source, stored, tail)
+
+
+def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, tail: Tail) -> Value:
+    """Writes a linear layer as a Gemm of rows; a quantizer behind it stands before rows become the tensor again, so that it fuses."""
+    where, shape = lowering.where(node), node.meta["shape"]
+    flat = len(shape) == 2
+    codes = source.name if flat else reshaped(lowering, source.name, (-1, source.shape[-1]), where)
+    name = gemm(lowering, node, codes, source, stored)
+    if flat:
+        return Value(name, shape)
+    if not fuses(lowering, tail):
+        return Value(reshaped(lowering, name, shape, where), shape)
+    assert tail.quantizer is not None
+    name, grid = quantize(lowering, name, 2, tail.quantizer)
+    label, one = str(tail.quantizer.args[7]), (1,) * len(shape)
+    lowering.early.add(label)
+    grid = replace(grid, scale=grid.scale.reshape(one), offset=grid.offset.reshape(one))
+    return Value(reshaped(lowering, name, shape, where), shape, grid, quantizer=label)
+
+
+def _integer_linear(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, bias: Array | None) -> str:
+    builder, where = lowering.builder, lowering.where(node)
+    assert source.grid is not None
+    columns = builder.add("Transpose", [stored.name], f"{where}/transposed", perm=[1, 0])
+    right = (columns, np.array(stored.offset))
+    name = matmul_integer(lowering, where, (source.name, source.grid.offset), right, np.int8)
+    lowering.record_layer(node, name, stored)
+    name = builder.add("Cast", [name], f"{where}/float", to=FLOAT)
+    for scale in (source.grid.scale, stored.scale):
+        name = builder.add("Mul", [name, builder.constant(scale, "scale")], f"{where}/scale")
+    if bias is None:
+        return name
+    return builder.add("Add", [name, builder.constant(bias.astype(np.float32), "bias")], f"{where}/bias")
+
+
+def _float_linear(lowering: Lowering, node: fx.Node, source: Value, weight: tuple[Any, Weight | None], bias: Array | None) -> str:
+    builder, where = lowering.builder, lowering.where(node)
+    rows, stored = float_weight(lowering, source, *weight, None, where)
+    matrix = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
+    name = builder.add("MatMul", [as_float(builder, source, where), matrix], f"{where}/matmul", named=True)
+    lowering.record_layer(node, name, stored)
+    if bias is None:
+        return name
+    return builder.add("Add", [name, builder.constant(bias.astype(np.float32), "bias")], f"{where}/bias")
