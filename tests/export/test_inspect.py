@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from stillbit.errors import ExportError
-from stillbit.export import Program
+from stillbit.export import Program, export_packed
 from stillbit.export.inspect import Inspection, LayerRow, inspect
 from stillbit.export.kernels_used import kernels_used
 from stillbit.export.manifest import manifest_in
 from tests.export.chains import Int4, Packed, Writer, chain, changed
+from tests.export.networks import MODELS, image
 
 
 @cache
@@ -75,6 +76,27 @@ def test_what_two_layers_share_counts_once(tmp_path: Path) -> None:
 def test_products_of_activations_hold_no_bytes() -> None:
     row = LayerRow("a", "matmul", None, 0, 0, 10, "")
     assert row.cells() == ("a", "matmul", "", "0", "0", "10", "?", "float")
+
+
+def test_a_packed_file_shows_bytes_and_bits_and_no_kernels(tmp_path: Path) -> None:
+    model = MODELS["mobilenet-integer"]()
+    export_packed(model, tmp_path / "f.safetensors", example=image())
+    found = inspect(tmp_path / "f.safetensors")
+    assert [(row.bits, row.weights, row.bytes) for row in found.layers[:3]] == [(8, 216, 216), (3, 72, 27), (3, 64, 24)]
+    assert found.weight_bytes == sum(-(-(row.bits or 0) * row.weights // 8) for row in found.layers)
+    assert found.runtime is None
+    assert found.bytes - found.weight_bytes - found.parameters > 1000  # header, and the document of the graph
+    lines = str(found).splitlines()
+    assert "packed EfficientNet, written by stillbit" in lines[0]
+    assert lines[1].split() == ["layer", "kind", "bits", "weights", "bytes", "MACs"]
+    assert any(line.startswith("multiplications: ") and line.endswith(f" {sum(row.macs for row in found.layers):,}") for line in lines)
+    assert [one.layer for one in found.saturation] == [row.name for row in found.layers]
+
+
+def test_a_packed_file_that_is_none_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "f.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ExportError, match=r"f\.safetensors: cut, or not a safetensors file"):
+        inspect(tmp_path / "f.safetensors")
 
 
 def graph(*nodes: tuple[str, str, str, str]) -> onnx.ModelProto:

@@ -5,14 +5,21 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from stillbit.export.kernels_used import INTEGER, kernels_used
-from stillbit.export.manifest import Layer, Manifest, manifest_in, read_manifest
+from stillbit.export.layers import argument_of, layers_of, operation_of, source_of
+from stillbit.export.manifest import Layer, Manifest, read_manifest
+from stillbit.export.packed import load_packed
+from stillbit.export.program import Program
 from stillbit.export.runtime import optimized, runtime_version
-from stillbit.export.saturation import Saturation, saturation_in, saturation_lines
+from stillbit.export.saturation import Saturation, saturation_in, saturation_lines, saturation_of
 from stillbit.export.stored import stored_bytes, tensor_bytes
 
 _COLUMNS = ("layer", "kind", "bits", "weights", "bytes", "MACs", "kernel", "")
 _NUMBERS = range(2, 6)  # columns
+_DOCUMENT = "stillbit.document"  # the tensor of a packed file that holds its graph
+_LISTED = 4  # layers that a line names
 
 
 @dataclass(frozen=True)
@@ -55,20 +62,22 @@ class Inspection:
     Attributes:
         path: The file.
         bytes: Its size.
-        manifest: What it says of itself.
-        runtime: Whose kernels these are.
+        title: What it is, in a few words.
+        runtime: Whose kernels these are; None: the file is run by PyTorch, in floats.
         layers: The products, in order.
         parameters: Bytes of all other tensors: scales, biases, norms.
         saturation: Largest sums of the layers that multiply codes.
+        notes: What the file says that a reader should know.
     """
 
     path: str
     bytes: int
-    manifest: Manifest
-    runtime: str
+    title: str
+    runtime: str | None
     layers: tuple[LayerRow, ...]
     parameters: int
     saturation: tuple[Saturation, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> int:
@@ -78,12 +87,12 @@ class Inspection:
     @property
     def needed(self) -> int:
         """Bytes of all weights at their true width, and of all other tensors."""
-        return sum(ceil((row.bits or 0) * row.weights / 8) for row in self.layers) + self.parameters
+        return sum(ceil((row.bits or 0) * row.weights / 8) for row in self.layers if row.bytes) + self.parameters
 
     @property
     def float_bytes(self) -> int:
         """Bytes of the same weights in float32, without anything else."""
-        return sum(4 * row.weights for row in self.layers)
+        return sum(4 * row.weights for row in self.layers if row.bytes)
 
     @property
     def integer_share(self) -> float:
@@ -93,47 +102,76 @@ class Inspection:
 
     def __str__(self) -> str:
         """A table of the layers, and totals."""
-        said = self.manifest
-        widths = f"{said.bits}, " if said.bits else ""
+        shown = len(_COLUMNS) if self.runtime else _COLUMNS.index("kernel")
         graph = self.bytes - self.weight_bytes - self.parameters
-        macs = sum(row.macs for row in self.layers)
         lines = [
-            f"{self.path}: {self.bytes:,} bytes, {widths}container {said.container}, written by stillbit {said.stillbit}; "
-            f"kernels of {self.runtime}",
-            *_table([_COLUMNS, *(row.cells() for row in self.layers)]),
+            f"{self.path}: {self.bytes:,} bytes, {self.title}{f'; kernels of {self.runtime}' if self.runtime else ''}",
+            *_table([row[:shown] for row in (_COLUMNS, *(row.cells() for row in self.layers))]),
             f"bytes: {self.weight_bytes:,} of weights, {self.parameters:,} of other tensors, {graph:,} of the graph; "
             f"{self.bytes / max(self.needed, 1):.3f} x what weights at their width and other tensors need; "
             f"weights in float32 alone would be {self.float_bytes / max(self.bytes, 1):.2f} x this file",
-            f"multiplications: {self.integer_share:.2%} of {macs:,} on integer kernels{self._not_integer()}",
+            *self._kernels(),
             *saturation_lines(self.saturation),
-            *(f"note: {note}" for note in said.notes),
+            *(f"note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
 
-    def _not_integer(self) -> str:
-        others = [row.name for row in self.layers if not row.integer]
-        listed = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
-        return f"; in floats: {listed}" if others else ""
+    def _kernels(self) -> list[str]:
+        macs, others = sum(row.macs for row in self.layers), [row.name for row in self.layers if not row.integer]
+        if not self.runtime:
+            return [f"multiplications: {macs:,}"]
+        listed = ", ".join(others[:_LISTED]) + (f" and {len(others) - _LISTED} more" if len(others) > _LISTED else "")
+        return [f"multiplications: {self.integer_share:.2%} of {macs:,} on integer kernels{f'; in floats: {listed}' if others else ''}"]
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Looks into an exported ONNX file.
+    """Looks into an exported file: ONNX, or packed safetensors.
 
     Raises:
         ExportError: If it is none of ours, cut, or ONNX Runtime refuses it.
     """
+    return _inspect_packed(Path(path)) if Path(path).suffix == ".safetensors" else _inspect_onnx(Path(path))
+
+
+def _inspect_onnx(path: Path) -> Inspection:
     import onnx
 
     manifest = read_manifest(path)  # says in one line what is wrong with the file
     model, where = onnx.load(str(path)), str(path)
-    made = optimized(model, where=where)
-    kernels = kernels_used(model, made, [layer.node for layer in manifest.layers])
+    kernels = kernels_used(model, optimized(model, where=where), [layer.node for layer in manifest.layers])
     sizes = _weight_bytes(model, manifest, where)
     rows = tuple(_row(layer, sizes, kernels) for layer in manifest.layers)
-    everything = sum(tensor_bytes(tensor) for tensor in model.graph.initializer)
-    parameters = everything - sum(row.bytes for row in rows)
-    saturation = tuple(saturation_in(model, manifest_in(model, where), where))
-    return Inspection(where, Path(path).stat().st_size, manifest, runtime_version("onnxruntime"), rows, parameters, saturation)
+    parameters = sum(tensor_bytes(tensor) for tensor in model.graph.initializer) - sum(row.bytes for row in rows)
+    widths = f"{manifest.bits}, " if manifest.bits else ""
+    title = f"{widths}container {manifest.container}, written by stillbit {manifest.stillbit}"
+    saturation = tuple(saturation_in(model, manifest, where))
+    return Inspection(where, path.stat().st_size, title, runtime_version("onnxruntime"), rows, parameters, saturation, manifest.notes)
+
+
+def _inspect_packed(path: Path) -> Inspection:
+    packed = load_packed(path)
+    stored = _stored_sizes(path)
+    parameters, rows = sum(stored.values()), []
+    for info in layers_of(packed.program):
+        held = stored.pop(_codes_name(packed.program, info.node), 0) if info.weights else 0
+        rows.append(LayerRow(info.layer, info.kind, info.bits, info.weights, held, info.macs, ""))
+    parameters -= sum(row.bytes for row in rows)
+    title = f"packed {packed.manifest['network']}, written by stillbit {packed.manifest['versions']['stillbit']}"
+    return Inspection(str(path), path.stat().st_size, title, None, tuple(rows), parameters, tuple(saturation_of(packed.program)))
+
+
+def _stored_sizes(path: Path) -> dict[str, int]:
+    """Gives the bytes of a safetensors file's tensors, without the document that describes the graph."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).nbytes for name in file.keys() if name != _DOCUMENT}  # noqa: SIM118 - not a dict
+
+
+def _codes_name(program: Program, name: str) -> str:
+    """Gives the name of the tensor that a layer's weight is, or is made of."""
+    (node,) = (one for one in program.module.graph.nodes if one.name == name)
+    sources = [source_of(one) for one in node.args[:2]]
+    (weight,) = (one for one in sources if one.op == "get_attr" or operation_of(one) == "dequantize")
+    return str(weight.target if weight.op == "get_attr" else argument_of(weight, "codes", 0).target)
 
 
 def _row(layer: Layer, sizes: dict[str, int], kernels: dict[str, str]) -> LayerRow:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,11 @@ def verify(
         DataError: If there is no batch.
     """
     proto, manifest = _load(path)
-    inputs = [_input(batch) for batch in batches]
-    if not inputs:
+    inputs = map(_input, batches)
+    first = next(inputs, None)
+    if first is None:
         raise DataError("verify got no batch; allowed: at least one")
-    program = model if isinstance(model, Program) else capture(model, inputs[0])
+    program = model if isinstance(model, Program) else capture(model, first)
     places = _places(manifest, program, str(path))
     weights, notes = check_weights(proto, manifest, program, str(path), runtime), []
     with_codes = with_outputs(proto, [place.codes for place in places.values()])
@@ -63,7 +65,7 @@ def verify(
     if runtime == "onnxruntime":
         notes += _changed_kernels(proto, with_codes, precise, str(path))
     comparison = _Comparison(program, manifest, places, plain, watched)
-    for x in inputs:
+    for x in chain((first,), inputs):
         comparison.add(x)
     checks = tuple(comparison.checks[name] for name in quantizer_names(program) if name in places)
     missing = tuple(name for name in quantizer_names(program) if name not in places)
