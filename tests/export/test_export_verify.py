@@ -1,0 +1,46 @@
+"""Export, verify, inspect on small networks of each family: what is written computes what was trained, on kernels that are known."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from stillbit.export import Bounds, capture, export_onnx, inspect, verify
+from tests.export.networks import MODELS, image
+
+# Accumulators of a few narrow codes are coarse in these networks: half a unit of a bias is some tenths of a step of 8 bits.
+COARSE = Bounds(equal=0.95, tie=0.4)
+CASES = {
+    "mobilenet-lsq_paper": "auto",
+    "mobilenet-integer": "int4",
+    "mobilenet-hard_swish": "packed",
+    "resnet-asymmetric": "int8",
+    "vit-qkr_token": "packed",
+    "vit-plain_tensor": "int4",
+    "swin-qkr_token": "auto",
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_family_verifies_and_runs_on_integers(name: str, tmp_path: Path) -> None:
+    program = capture(MODELS[name](), image())
+    export_onnx(program, tmp_path / "f.onnx", container=CASES[name])
+    found = verify(tmp_path / "f.onnx", program, [image(4)], bounds=COARSE)
+    assert found.ok, str(found)
+    assert not found.missing
+    inspection = inspect(tmp_path / "f.onnx")
+    assert all(row.kernel for row in inspection.layers), str(inspection)
+    floats = {row.name for row in inspection.layers if not row.integer and row.bits != 32}
+    assert len(floats) <= 1, str(inspection)  # the first takes the image, and under per-channel scales no integer kernel has it
+    assert all(one.accumulator_fits for one in inspection.saturation)
+
+
+def test_a_corrupted_weight_of_a_written_file_is_found(tmp_path: Path) -> None:
+    program = capture(MODELS["vit-plain_tensor"](), image())
+    export_onnx(program, tmp_path / "f.onnx", container="packed")
+    model = onnx.load(str(tmp_path / "f.onnx"))
+    (tensor,) = (one for one in model.graph.initializer if one.name.startswith("blocks.1.mlp.fc1.weight_quantizer.codes"))
+    tensor.raw_data = bytes([tensor.raw_data[0] ^ 1]) + tensor.raw_data[1:]
+    onnx.save(model, str(tmp_path / "f.onnx"))
+    problems = verify(tmp_path / "f.onnx", program, [image(4)], bounds=COARSE).problems
+    assert problems[0] == "weight blocks.1.mlp.fc1.weight_quantizer: 1 of 1024 codes: codes differ"
