@@ -4,7 +4,6 @@ A kernel that is run so changes its first tensors, reads the others, and gives n
 kernels.py: so it need not know of which weight an element is.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ class Share(NamedTuple):
     Attributes:
         elements: Tensors of one shape, None where the kernel has none; the last is the latent.
         num_changed: How many of them, from the first on, the kernel changes.
-        spread: Tensors that broadcast against them, of one shape: the scale, the zero point (None for 0), what else the kernel takes.
+        spread: Tensors of one element or that broadcast against them: the scale, the zero point (None for 0), what else the kernel takes.
         numbers: What is one number for the whole weight: shift, smallest and largest code.
     """
 
@@ -55,14 +54,9 @@ def share(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *mo
     """
     latent = elements[-1]
     assert latent is not None
-    # One scale for all is put as one for each row: so one compiled form of a kernel serves both.
-    shape = grid.scale.shape if grid.scale.numel() > 1 else (len(latent), *(1,) * (latent.dim() - 1))
-    spread = (one if one is None else _widened(one.to(compute_dtype(latent)), shape) for one in (grid.scale, zero_point_of(grid), *more))
-    return Share(elements, num_changed, tuple(spread), (grid.shift, float(grid.low), float(grid.high)))
-
-
-def _widened(one: Tensor, shape: Sequence[int]) -> Tensor:
-    return one.reshape(1).repeat(math.prod(shape)).view(shape) if one.numel() == 1 else one
+    given = (None if one is None else one.to(compute_dtype(latent)) for one in (grid.scale, zero_point_of(grid), *more))
+    spread = tuple(one if one is None or one.numel() > 1 else one.reshape(1) for one in given)
+    return Share(elements, num_changed, spread, (grid.shift, float(grid.low), float(grid.high)))
 
 
 @torch.no_grad()
@@ -90,7 +84,11 @@ def run_pass(kernel: InPlaceKernel, shares: Iterable[Share], *settings: Any) -> 
 
 
 def _views(one: Share) -> list[Tensor | None] | None:
-    """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy."""
+    """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy.
+
+    One scale stays one element, and all else is flat: such a kernel is compiled to one loop. With an axis for scales it is four loops,
+    which hand three tensors of floats to one another; to copy such scales, one for each weight, costs more yet.
+    """
     latent, scale = one.latent, one.spread[0]
     assert scale is not None
     if latent.numel() < _ALONE_FROM or any(tensor is not None and not _alike(tensor, latent) for tensor in one.elements):
@@ -99,7 +97,7 @@ def _views(one: Share) -> list[Tensor | None] | None:
     if seen.view(latent).data_ptr() != latent.data_ptr():
         return None
     elements = [tensor if tensor is None else seen.view(tensor) for tensor in one.elements]
-    return elements + [tensor if tensor is None else seen.view_scale(tensor) for tensor in one.spread]
+    return elements + [tensor if tensor is None or tensor.numel() == 1 else seen.view_scale(tensor) for tensor in one.spread]
 
 
 def _alike(tensor: Tensor, latent: Tensor) -> bool:
