@@ -123,6 +123,25 @@ def test_latents_are_clipped_in_the_same_compiled_pass(clip: tuple[float, float]
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(
+    ("axes", "sums"),
+    [
+        pytest.param((0, 1, 2, 3), [[0, 2, 3], 1], id="one-scale"),
+        pytest.param((0, 2, 3), [[0, 2, 3]], id="scale-a-channel"),
+        pytest.param((0, 1, 3), [3, 1, 0], id="scale-a-row"),
+    ],
+)
+def test_while_a_model_is_compiled_images_sum_as_batch_norm_does(
+    axes: tuple[int, ...], sums: list[int | list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randint(0, 9, (2, 3, 4, 5)).float()
+    seen, plain, expected = [], torch.sum, x.sum(axes, keepdim=True)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch, "sum", lambda x, axis, **how: seen.append(axis) or plain(x, axis, **how))
+    assert torch.equal(kernels._sum(x, axes), expected)
+    assert seen == sums
+
+
 def test_small_tensors_are_not_worth_a_compiled_call(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(kernels, "try_compiled", lambda *given: asked.append(next(x for x in given if isinstance(x, Tensor)).numel()))
