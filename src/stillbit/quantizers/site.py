@@ -6,7 +6,7 @@ A plain site is a weight, or some rows of one, and its quantizer. A derived site
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,6 @@ class SliceSite:
         rows.copy_(torch.where(mask, value.to(rows.dtype), rows))
 
 
-@runtime_checkable
 class HasWeightSites(Protocol):
     """A module that quantizes weights of its own."""
 
@@ -148,8 +147,7 @@ def _sites(model: nn.Module) -> Iterator[WeightSite]:
         # Asked of the class: the wrapper of torch.compile shows its module's attributes as its own, and must not count twice; and
         # methods look for sites at every step, where asking each module by isinstance would take 1 % of it.
         if hasattr(type(module), "weight_sites"):
-            assert isinstance(module, HasWeightSites)
-            yield from module.weight_sites(".".join(part for part in name.split(".") if part != "_orig_mod"))
+            yield from cast(HasWeightSites, module).weight_sites(".".join(part for part in name.split(".") if part != "_orig_mod"))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
