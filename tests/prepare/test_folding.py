@@ -231,7 +231,7 @@ def saved_elements(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_as_much_is_saved_as_by_the_float_model_or_less_or_more(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.import_module("stillbit.numerics.fake_quantize"), "_RECOMPUTE_FROM", 1000)  # activations, not weights
+    monkeypatch.setattr("stillbit.numerics.recompute._RECOMPUTE_FROM", 1000)  # activations, not weights
     element = 4 * 3 * 32 * 32
     saved = {recompute: saved_elements(calibrated(Layers(activation()), recompute=recompute).train()) for recompute in RECOMPUTE}
     by_float = saved_elements(Layers(activation()))

@@ -1,0 +1,163 @@
+"""Quantized values, and how layers save none of them: backward computes them again from the latents, bit for bit.
+
+The nodes of autograd that gave values (fake_quantize.py) tell what they were made of: `options`, `saved_tensors`, `gelu`.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
+
+from stillbit.numerics import kernels
+from stillbit.numerics.grid import compute_dtype
+from stillbit.numerics.layout import layout
+from stillbit.numerics.rounding import Rounding
+from stillbit.numerics.workspace import empty_values
+
+_RECOMPUTE_FROM = 1 << 16  # elements; fewer are saved: computing them again would cost more than so few bytes are worth
+
+
+class Limits(NamedTuple):
+    """The numbers that a kernel is told, in its order."""
+
+    shift: float | None
+    low: float
+    high: float
+    clip_low: float | None
+    clip_high: float | None
+
+
+class Options(NamedTuple):
+    """What `fake_quantize` was told, beside tensors."""
+
+    rounding: Rounding
+    band: str
+    random: bool
+    recompute: bool
+    scale_gradient_factor: float
+    limits: Limits
+
+
+def quantized_values(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    pins: Tensor | None,
+    before: Tensor | None,
+    after: Tensor | None,
+    options: Options,
+) -> tuple[Tensor, Tensor | None]:
+    """Gives the values, and the rounded positions of a random rounding."""
+    seen, dtype = layout(x, scale, given(before, after)), compute_dtype(x)
+    view = seen.view(x)
+    value, kept = kernels.run_into(
+        empty_values if options.recompute else torch.empty_like,  # values that are saved would keep a block of the workspace
+        kernels.forward,
+        view,
+        seen.view_scale(scale).to(dtype),
+        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+        None if pins is None else seen.view(pins),
+        torch.rand_like(view, dtype=dtype) if options.random else None,
+        None if before is None else seen.view_shift(before, 0),
+        None if after is None else seen.view_shift(after, -1),
+        *options.limits,
+    )
+    assert value is not None
+    return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
+
+
+def given(*shifts: Tensor | None) -> list[Tensor]:
+    """Leaves out None."""
+    return [shift for shift in shifts if shift is not None]
+
+
+def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
+    """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
+
+    The latents are saved in any case. So a layer that multiplies quantized tensors keeps as many bytes as a float one, for one more
+    pass over them. A compiler decides by itself what to compute again; while one traces, this context does nothing.
+
+    Args:
+        values: What `fake_quantize` gave. Other tensors, randomly rounded values, and small ones (below 65,536 elements, as most weights
+            are), are saved as they are.
+    """
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    nodes = {value.data_ptr(): value.grad_fn for value in values if value.numel() >= _RECOMPUTE_FROM}
+    # Tensors without memory (empty, or on the meta device) all have the address 0.
+    found = {address: node for address, node in nodes.items() if address != 0 and _is_recomputable(node)}
+    if not found:
+        return nullcontext()
+
+    surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+    def pack(saved: Tensor) -> _Packed | _PackedAround | Tensor:
+        node = found.get(saved.data_ptr())
+        if node is not None:
+            return _Packed(node, saved.size(), saved.stride(), int(saved.storage_offset()))
+        if surrounding is None:
+            return saved
+        pack_around, unpack_around = surrounding
+        return _PackedAround(pack_around(saved), unpack_around)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, _unpack)
+
+
+class _PackedAround(NamedTuple):
+    """A tensor that is saved as the hooks around this context want it: activation checkpointing, saving on the CPU.
+
+    Torch asks the innermost hooks alone.
+    """
+
+    packed: Any
+    unpack: Callable[[Any], Tensor]
+
+
+class _Packed(NamedTuple):
+    """A saved tensor as a view of values to be computed again: a linear layer saves its weight transposed."""
+
+    # The node of the values is an input of the operation that saves them: to refer to it keeps nothing more alive.
+    node: Any
+    size: Sequence[int]
+    stride: Sequence[int]
+    offset: int
+
+
+def _is_recomputable(node: Any) -> bool:
+    options = getattr(node, "options", None)
+    return isinstance(options, Options) and options.recompute
+
+
+def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
+    if isinstance(packed, Tensor):
+        return packed
+    if isinstance(packed, _PackedAround):
+        return packed.unpack(packed.packed)
+    node = packed.node
+    x, scale, zero_point, pins, before, after, _ = node.unpacked = saved_tensors(node)
+    values, _ = quantized_values(x, scale, zero_point, pins, before, after, node.options)
+    return values.as_strided(packed.size, packed.stride, packed.offset)
+
+
+def saved_tensors(node: Any) -> Any:
+    """Gives what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
+    if node.unpacked is not None:
+        return node.unpacked
+    if node.gelu is None:
+        return node.saved_tensors
+    with torch.no_grad():
+        latent = F.gelu(node.gelu._saved_self, approximate=node.gelu._saved_approximate)
+    return latent, *node.saved_tensors[1:]
+
+
+def gelu_to_repeat(x: Tensor) -> Any:
+    """Gives the node of the GELU that gave `x`, to give it once more in backward rather than save it: GELU saves its own input anyway."""
+    if x.numel() < _RECOMPUTE_FROM or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
+        return None
+    surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    # Activation checkpointing gives what GELU has saved back one single time.
+    is_checkpointed = surrounding is not None and getattr(surrounding[0], "__module__", "") == "torch.utils.checkpoint"
+    return None if is_checkpointed else x.grad_fn
