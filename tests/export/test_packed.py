@@ -162,6 +162,16 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
     assert not list(tmp_path.iterdir())
 
 
+def test_codes_are_read_without_this_package_as_the_page_says(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = export_packed(model, tmp_path / "network.safetensors", example=image())
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    (reading,) = (block for block in page.split("```python\n") if "unpackbits" in block)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(reading.partition("```")[0], names)
+    assert torch.equal(torch.from_numpy(names["codes"]), packed.network.get_buffer(names["name"]).long())
+
+
 LOADING = """
 import sys, types
 for name in ("stillbit", "stillbit.export"):  # their __init__ would import every room; loading needs none of them

@@ -150,6 +150,12 @@ def test_tensors_of_another_form_are_one_line(path: Path, monkeypatch: pytest.Mo
     assert "\n" not in str(caught.value)
 
 
+def test_a_document_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_file, "_LARGEST_DOCUMENT", 10)
+    with pytest.raises(ExportError, match="more than 10 bytes"):
+        read_content(path)
+
+
 def test_what_json_does_not_know_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     for value in (torch.zeros(1), float("nan"), Path("a")):
         with pytest.raises(ExportError, match="the manifest cannot be written as JSON"):

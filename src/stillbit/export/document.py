@@ -113,7 +113,7 @@ def operation(name: str) -> Callable[..., Any]:
 
 def _harmless(schema: Any, *, own: bool) -> bool:
     texts = {argument.name for argument in schema.arguments if "str" in str(argument.type)}
-    return bool(schema.returns) and not schema.is_mutable and (own or texts <= _TEXTS)
+    return not schema.is_mutable and (own or texts <= _TEXTS)
 
 
 def _written_call(node: fx.Node) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Bytes of packed files, against their bits: no network may take more than 1.1 times what its codes and its floats take.
+
+    python benchmarks/export_sizes.py
+
+Networks have random weights; each float that is not a quantized weight (scales, biases, norms, shifts, position tables) gets noise, so that
+no two are equal and none compresses, as after training. The bound counts codes at their width, those floats of the state dict, and scales
+that follow from weights; the program, names, counters, masks and index tables are what is on top. Every file is read again and run.
+Writes benchmarks/results/export_sizes.json.
+"""
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from stillbit import QuantConfig, RangeConfig, calibrate, prepare, weight_sites
+from stillbit.export import PackedModel, export_packed
+
+MINMAX = RangeConfig(estimator="current_minmax")
+CNNS = {
+    "MobileNetV2": "mobilenetv2_100",
+    "MobileNetV3-Small": "mobilenetv3_small_100",
+    "EfficientNet-Lite0": "efficientnet_lite0",
+    "ResNet18": "resnet18",
+}
+TRANSFORMERS = {"DeiT-T": "deit_tiny_patch16_224", "Swin-T": "swin_tiny_patch4_window7_224"}
+BITS = ("W4A4", "W3A3", "W2A2")
+TARGET = 1.1
+
+
+def cnn(bits: str) -> QuantConfig:
+    return QuantConfig.parse(bits, weight_range=MINMAX, activation_range=MINMAX)
+
+
+def plain_attention(bits: str) -> QuantConfig:
+    return QuantConfig.for_vit(bits, attention="plain")
+
+
+FORMS: dict[str, tuple[Callable[[str], QuantConfig], dict[str, str]]] = {
+    "lsq_paper": (cnn, CNNS),
+    "vit, query-key reparameterization": (QuantConfig.for_vit, TRANSFORMERS),
+    "vit, plain attention": (plain_attention, TRANSFORMERS),
+}
+
+
+def quantized(model: nn.Module, config: QuantConfig, image: Tensor) -> nn.Module:
+    """Prepares and calibrates a network, and gives its floats noise."""
+    prepare(model, config, example=image)
+    calibrate(model, [(image,)])
+    latents = {id(parameter) for site in weight_sites(model) for parameter in site.parameters}
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point() and id(tensor) not in latents:
+                tensor.mul_(1 + 0.05 * torch.rand_like(tensor)).add_(1e-3 * torch.rand_like(tensor))
+    return model.eval()
+
+
+def bound(packed: PackedModel) -> dict[str, int]:
+    """Gives the bytes of codes and of floats."""
+    forms = packed.manifest["packed"].values()
+    codes = sum(-(-torch.Size(form["shape"]).numel() * form["bits"] // 8) for form in forms)
+    entries = sum(entry.nbytes for entry in packed.entries.values() if entry.is_floating_point())
+    scales = {name: scale for name, scale in packed.network.state_dict().items() if name.endswith("weight_quantizer.grid_scale")}
+    scales |= {name: scale for name, scale in packed.network.state_dict().items() if name.endswith("product_quantizer.grid_scale")}
+    derived = sum(scale.nbytes for name, scale in scales.items() if f"{name.removesuffix('grid_scale')}scale" not in packed.entries)
+    return {"codes": codes, "floats": entries + derived}
+
+
+def measure(name: str, form: str, bits: str, folder: Path) -> dict[str, Any]:
+    """Writes one file and gives its bytes."""
+    config, networks = FORMS[form]
+    architecture = networks[name]
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 224, 224)
+    path = folder / f"{architecture}.safetensors"
+    packed = export_packed(quantized(timm.create_model(architecture), config(bits), image), path, example=image)
+    parts, size = bound(packed), path.stat().st_size
+    return {
+        "network": name,
+        "policy": form,
+        "bits": bits,
+        "file": size,
+        **parts,
+        "ratio": round(size / (parts["codes"] + parts["floats"]), 4),
+        "float32": packed.manifest["float_bytes"],
+        "times_smaller": round(packed.manifest["float_bytes"] / size, 2),
+        "header": 8 + int.from_bytes(path.read_bytes()[:8], "little"),
+    }
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for form, (_, networks) in FORMS.items():
+            for name in networks:
+                for bits in BITS:
+                    rows.append(measure(name, form, bits, Path(folder)))
+                    print(rows[-1], flush=True)
+    record = {
+        "command": "python benchmarks/export_sizes.py",
+        "versions": {"torch": torch.__version__, "timm": timm.__version__},
+        "hardware": platform.machine(),
+        "what": "bytes; ratio: file / (codes + floats)",
+        "target": TARGET,
+        "largest_ratio": max(row["ratio"] for row in rows),
+        "rows": rows,
+    }
+    (Path(__file__).parent / "results" / "export_sizes.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
