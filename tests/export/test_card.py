@@ -70,5 +70,7 @@ def test_another_text_is_not_replaced(model: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "small.md").write_text("# My notes\n")
     with pytest.raises(ExportError, match=r"small.md: exists and is no model card of stillbit; allowed: another name"):
         export_packed(model, tmp_path / "small.safetensors", example=image())
+    with pytest.raises(ExportError, match=r"small.md: is the name of a model card"):
+        export_packed(model, tmp_path / "small.md", example=image())
     assert [entry.name for entry in tmp_path.iterdir()] == ["small.md"]
     assert (tmp_path / "small.md").read_text() == "# My notes\n"

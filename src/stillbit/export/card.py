@@ -25,9 +25,11 @@ def check_card(path: Path) -> None:
     """Looks at what would be replaced by the card of a file.
 
     Raises:
-        ExportError: If it is another text than a card.
+        ExportError: If it is another text than a card, or the file itself.
     """
     card = path.with_suffix(".md")
+    if card == path:
+        raise ExportError(f"{path}: is the name of a model card; allowed: one that does not end with .md")
     if card.exists() and not _text(card).startswith(_MARK):
         raise ExportError(f"{card}: exists and is no model card of stillbit; allowed: another name for {path.name}")
 

@@ -62,7 +62,7 @@ def export_packed(
         accuracy=None if accuracy is None else dict(accuracy),
     )
     written: list[PackedModel] = []
-    write_content(path, content, _widths(program), lambda temporary: written.append(_checked(temporary, program, example)))
+    write_content(path, content, _widths(program), lambda temporary: written.append(_checked(temporary, path, program, example)))
     (packed,) = written
     write_card(path, packed)
     return packed
@@ -121,13 +121,13 @@ def _widths(program: Program) -> dict[str, int]:
     return {str(node.args[0].target): node.args[4] for node in weights}
 
 
-def _checked(path: Path, program: Program, example: Tensor) -> PackedModel:
-    packed = load_packed(path)
+def _checked(temporary: Path, path: Path, program: Program, example: Tensor) -> PackedModel:
+    packed = load_packed(temporary)
     x = example.detach().cpu()
     with torch.no_grad():
         pairs = zip(trees.tree_leaves(packed(x)), trees.tree_leaves(program(x)), strict=True)
         if not all(_equal(found, expected) for found, expected in pairs):
-            raise ExportError(f"{path}: does not compute what the model does; please report this")
+            raise ExportError(f"{path}: not written, because it does not compute what the model does; please report this")
     return packed
 
 
