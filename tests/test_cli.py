@@ -31,7 +31,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "train", "validate", "import", "export", "verify", "predict", "recipes"):
+    for verb in ("demo", "train", "validate", "import", "export", "verify", "inspect", "predict", "recipes"):
         assert verb in out
 
 
@@ -84,6 +84,7 @@ def test_recipes_with_a_name_gives_the_file_to_copy(command):
             ["export", "none", "--format", "tflite"], "format is 'tflite'; allowed: onnx, packed, program", id="export-unknown_format"
         ),
         pytest.param(["verify", "none", "none"], "checkpoint none: no such file", id="verify-nothing"),
+        pytest.param(["inspect", "none"], "none: no such file", id="inspect-nothing"),
         pytest.param(["predict", "none", "a.png"], "none: cannot be read (No such file or directory)", id="predict-nothing"),
     ],
 )
@@ -218,6 +219,11 @@ def test_verify_prints_what_it_found_and_leaves_with_it(command, monkeypatch, ok
     monkeypatch.setattr(exporting, "verify", verify)
     assert command("verify", "a.onnx", "runs/a", "--batches", 3, "--runtime", "openvino") == (code, "first\nsecond\n", line)
     assert calls == [((Path("a.onnx"), Path("runs/a"), ()), {"batches": 3, "runtime": "openvino"})]
+
+
+def test_inspect_prints_what_it_found(command, monkeypatch):
+    monkeypatch.setattr(sys.modules["stillbit.export.inspect"], "inspect", lambda path: f"layers of {path}")
+    assert command("inspect", "a.onnx") == (0, "layers of a.onnx\n", "")
 
 
 def test_predict_prints_a_table_an_image_and_goes_on_after_a_broken_one(command, monkeypatch):

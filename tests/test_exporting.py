@@ -16,8 +16,7 @@ from stillbit.training.data import load_data
 
 SHORT = (
     "model.weights=random",
-    "data.batch_size=256",
-    "training.epochs=1",
+    "training.epochs=2",
     "training.tensorboard=false",
     "training.reestimate_batches=2",
 )

@@ -114,6 +114,16 @@ def verify(
 
 
 @app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export wrote.")],
+) -> None:
+    """Show a file's bytes, bits and kernels by layer, and that no accumulator can overflow."""
+    from stillbit.export.inspect import inspect as inspect_file
+
+    _print(str(inspect_file(file)))
+
+
+@app.command()
 def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export wrote, of any format.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
