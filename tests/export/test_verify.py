@@ -15,8 +15,9 @@ from onnx import numpy_helper
 from stillbit.errors import DataError, ExportError
 from stillbit.export import Program, verify
 from stillbit.export.manifest import manifest_in
-from stillbit.export.runtime import _line, open_session
+from stillbit.export.runtime import one_line, open_session, with_outputs
 from stillbit.export.verification import Bounds, Logits, Verification
+from stillbit.export.written import as_written
 from tests.export.chains import Int4, Packed, Writer, chain, changed
 from tests.export.networks import image
 
@@ -218,8 +219,20 @@ def test_a_runtime_that_computes_otherwise_when_watched_is_a_problem(tmp_path: P
 
 def test_a_runtimes_error_is_shown_without_the_places_it_passed() -> None:
     error = RuntimeError("Exception from core.cpp:1:\nException from plugin.cpp:2:\nwhile this\n\nthat is wrong\n\n")
-    assert _line(error) == "RuntimeError: while this; that is wrong"
-    assert _line(ValueError("a" * 400)) == f"ValueError: ... {'a' * 300}"
+    assert one_line(error) == "RuntimeError: while this; that is wrong"
+    assert one_line(ValueError("a" * 400)) == f"ValueError: ... {'a' * 300}"
+
+
+def test_the_files_own_rounding_is_told_from_a_kernels(tmp_path: Path) -> None:
+    model = LowerClip(program()).write()
+    found = verified(tmp_path, model).quantizers[1]
+    assert found.as_written == found.program_right > 0
+    x, manifest = image(2).numpy(), manifest_in(model, "f")
+    watched = open_session(with_outputs(model, [one.codes for one in manifest.activations]))(x)
+    watched["fake_quantize/codes"] = np.zeros_like(watched["fake_quantize/codes"])
+    written = as_written(model, [one.codes for one in manifest.activations])(x, watched)
+    assert written["fake_quantize/codes"].any()  # from the input, whatever is given for it
+    assert not written["fake_quantize_1/codes"].any()  # from what is given
 
 
 def test_a_run_that_fails_is_one_line(tmp_path: Path) -> None:

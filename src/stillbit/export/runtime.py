@@ -41,13 +41,13 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
     except ImportError as error:
         raise ExportError(f"runtime {runtime} is not installed; install it, or take {RUNTIMES[0]}") from error
     except Exception as error:  # each runtime has exceptions of its own
-        raise ExportError(f"{where}: {runtime} refuses it: {_line(error)}") from error
+        raise ExportError(f"{where}: {runtime} refuses it: {one_line(error)}") from error
 
     def run(x: Array) -> dict[str, Array]:
         try:
             return session(x)
         except Exception as error:  # likewise
-            raise ExportError(f"{where}: {runtime} cannot run it: {_line(error)}") from error
+            raise ExportError(f"{where}: {runtime} cannot run it: {one_line(error)}") from error
 
     return run
 
@@ -85,7 +85,7 @@ def optimized(model: Any, *, precise: bool = False, where: str = "the file") -> 
         try:
             _onnxruntime(model, precise, written)
         except Exception as error:  # each runtime has exceptions of its own
-            raise ExportError(f"{where}: onnxruntime refuses it: {_line(error)}") from error
+            raise ExportError(f"{where}: onnxruntime refuses it: {one_line(error)}") from error
         return onnx.load(str(written))
 
 
@@ -122,7 +122,7 @@ def _openvino(model: Any, precise: bool) -> Session:
     return run
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Gives an error as one line, without the places in a runtime's own source that it passed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
     text = "; ".join(lines)

@@ -49,6 +49,7 @@ class QuantizerCheck:
         different: That differ from what PyTorch gives for the runtime's own input.
         file_right: Of these, where exact arithmetic gives the file's code.
         program_right: Where it gives PyTorch's.
+        as_written: Of these, where the file's own arithmetic gives its code, each operation by itself: the rounding of a bias or a scale.
         largest_step: Largest difference of codes.
         distance: Where the file is not right: steps by which the exact position misses the range of its code, at most.
     """
@@ -59,12 +60,13 @@ class QuantizerCheck:
     different: int = 0
     file_right: int = 0
     program_right: int = 0
+    as_written: int = 0
     largest_step: int = 0
     distance: float = 0.0
 
     @classmethod
-    def of(cls, name: str, found: Tensor, free: Tensor, single: Tensor, exact: Quantized) -> "QuantizerCheck":
-        """Compares one batch: the file's codes with PyTorch's own, PyTorch's and the exact ones on the runtime's input."""
+    def of(cls, name: str, found: Tensor, free: Tensor, single: Tensor, exact: Quantized, written: Tensor) -> "QuantizerCheck":
+        """Compares one batch: the runtime's codes with PyTorch's own; with PyTorch's, the exact and the file's on the runtime's input."""
         found = found.double()
         differs, wrong = found != single, found != exact.codes
         misses = (exact.positions - found).abs() - 0.5
@@ -75,6 +77,7 @@ class QuantizerCheck:
             different=int(differs.sum()),
             file_right=int((differs & ~wrong).sum()),
             program_right=int((differs & (single == exact.codes)).sum()),
+            as_written=int((differs & (single == exact.codes) & (found == written)).sum()),
             largest_step=int((found - single).abs().max()) if found.numel() else 0,
             distance=max(0.0, float(misses[wrong].max())) if wrong.any() else 0.0,
         )
@@ -88,6 +91,7 @@ class QuantizerCheck:
             self.different + other.different,
             self.file_right + other.file_right,
             self.program_right + other.program_right,
+            self.as_written + other.as_written,
             max(self.largest_step, other.largest_step),
             max(self.distance, other.distance),
         )
@@ -107,7 +111,8 @@ class QuantizerCheck:
         return (
             f"{self.name}: {self.different} of {self.count} codes differ on the same input ({_percent(self.equal)} equal), by up to "
             f"{self.largest_step} step{'s' * (self.largest_step != 1)}; exact arithmetic gives the file's code for {self.file_right}, "
-            f"PyTorch's for {self.program_right}; where not the file's, it misses it by up to {self.distance:.2g} steps"
+            f"PyTorch's for {self.program_right} ({self.as_written} by the file's own rounding, {self.program_right - self.as_written} by "
+            f"a kernel's); where not the file's, it misses it by up to {self.distance:.2g} steps"
         )
 
 

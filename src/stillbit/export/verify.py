@@ -18,6 +18,7 @@ from stillbit.export.replay import Replay, numbered, quantizer_names
 from stillbit.export.runtime import Array, Session, open_session, optimized, runtime_version, with_outputs
 from stillbit.export.verification import Bounds, Logits, QuantizerCheck, Verification
 from stillbit.export.weight_check import check_weights
+from stillbit.export.written import Written, as_written
 
 _LAYOUT = frozenset(("Transpose", "Reshape", "ReorderInput", "ReorderOutput"))  # nodes that only move elements
 
@@ -64,7 +65,8 @@ def verify(
     watched = open_session(with_codes, runtime, precise=precise, where=str(path))
     if runtime == "onnxruntime":
         notes += _changed_kernels(proto, with_codes, precise, str(path))
-    comparison = _Comparison(program, manifest, places, plain, watched)
+    written = as_written(proto, [place.codes for place in places.values()], str(path))
+    comparison = _Comparison(program, manifest, places, (plain, watched, written))
     for x in chain((first,), inputs):
         comparison.add(x)
     checks = tuple(comparison.checks[name] for name in quantizer_names(program) if name in places)
@@ -111,9 +113,12 @@ def _changed_kernels(plain: Any, watched: Any, precise: bool, where: str) -> lis
 class _Comparison:
     """Sums up over batches."""
 
-    def __init__(self, program: Program, manifest: Manifest, places: dict[str, Activation], plain: Session, watched: Session) -> None:
+    def __init__(
+        self, program: Program, manifest: Manifest, places: dict[str, Activation], sessions: tuple[Session, Session, Written]
+    ) -> None:
         self._single, self._exact = Replay(program), Replay(program, torch.float64)
-        self._manifest, self._places, self._plain, self._watched = manifest, places, plain, watched
+        self._manifest, self._places = manifest, places
+        self._plain, self._watched, self._written = sessions
         self.checks = {name: QuantizerCheck(name) for name in places}
         self.logits = Logits()
 
@@ -122,20 +127,21 @@ class _Comparison:
         watched, output = self._watched(x.numpy()), self._manifest.output
         found = self._plain(x.numpy())[output]
         codes = {name: met.codes for name, met in free.items()}  # of a quantizer that the file does not name: PyTorch's
-        codes |= {name: torch.from_numpy(_decoded(watched[place.codes], place, free[name].codes)) for name, place in self._places.items()}
+        codes |= {name: _decoded(watched[place.codes], place, free[name].codes) for name, place in self._places.items()}
+        written = self._written(x.numpy(), watched)
         single, replayed = self._single(x, codes)
         exact, _ = self._exact(x, codes)
-        for name in self._places:
-            check = QuantizerCheck.of(name, codes[name], free[name].codes, single[name].codes, exact[name])
-            self.checks[name] = self.checks[name] + check
+        for name, place in self._places.items():
+            own = _decoded(written[place.codes], place, free[name].codes)
+            self.checks[name] += QuantizerCheck.of(name, codes[name], free[name].codes, single[name].codes, exact[name], own)
         self.logits = self.logits + Logits.of(found, expected.numpy(), watched[output], replayed.numpy(), self.logits.images)
 
 
-def _decoded(found: Array, place: Activation, like: Tensor) -> Array:
+def _decoded(found: Array, place: Activation, like: Tensor) -> Tensor:
     """Gives the file's codes as the program has them."""
     codes = found.astype(np.float32) - place.offset
     order = place.permutation or tuple(range(like.ndim))
     if codes.size != like.numel() or len(order) != like.ndim:
         raise ExportError(f"the file's codes of {place.quantizer} have shape {found.shape}; the network's {tuple(like.shape)}")
     moved = codes.reshape([like.shape[axis] for axis in order])
-    return np.ascontiguousarray(moved.transpose(np.argsort(order)))
+    return torch.from_numpy(np.ascontiguousarray(moved.transpose(np.argsort(order))))
