@@ -16,7 +16,8 @@ from stillbit.training.data import load_data
 
 SHORT = (
     "model.weights=random",
-    "training.epochs=2",
+    "data.batch_size=256",
+    "training.epochs=1",
     "training.tensorboard=false",
     "training.reestimate_batches=2",
 )
