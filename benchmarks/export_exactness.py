@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.export_networks import BITS, CNNS, VITS, photos, quantized, settings
 from benchmarks.speed.record import commit, hardware
 from stillbit.export import Program, capture, export_onnx, export_packed
 from stillbit.export.inspect import Inspection, inspect
+from stillbit.export.replay import Replay
 from stillbit.export.verification import Verification
 from stillbit.export.verify import verify
 
@@ -49,7 +50,7 @@ def main() -> None:
                 if key in record["rows"]:
                     continue
                 model = quantized(name, config(bits), images)
-                record["rows"][key] = row = measure(capture(model, images[:1]), images)
+                record["rows"][key] = row = measure(model, images)
                 print(key, json.dumps(row), flush=True)
                 temporary = RESULTS.with_suffix(f".{os.getpid()}")
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
@@ -57,13 +58,22 @@ def main() -> None:
     print(table(record["rows"]))
 
 
-def measure(program: Program, images: Tensor) -> dict[str, Any]:
+def measure(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    program = capture(model, images[:1])
     with tempfile.TemporaryDirectory() as folder:
         path, packed = Path(folder) / "net.onnx", Path(folder) / "net.safetensors"
         export_onnx(program, path)
-        export_packed(program, packed)
+        export_packed(model, packed, example=images[:1])
         found = verify(path, program, [(batch,) for batch in images.split(4)], precise=True)
-        return figures(found, inspect(path)) | {"packed_bytes": packed.stat().st_size} | needed(program)
+        own = same_in_float64(program, images)
+        return figures(found, inspect(path)) | {"pytorch_float64_same_top1": own, "packed_bytes": packed.stat().st_size} | needed(program)
+
+
+def same_in_float64(program: Program, images: Tensor) -> int:
+    """Counts images of which PyTorch itself gives the same class in float32 and float64: what rounding does to this network anyway."""
+    exact = Replay(program, torch.float64)
+    with torch.no_grad():
+        return sum(int((program(one).argmax(-1) == exact(one)[1].argmax(-1)).sum()) for one in images.split(4))
 
 
 def figures(found: Verification, inspected: Inspection) -> dict[str, Any]:
@@ -103,11 +113,23 @@ def needed(program: Program) -> dict[str, int]:
 
 
 def table(rows: dict[str, Any]) -> str:
-    lines = ["| network | worst layer | one step | top-1 | MACs on integers | ONNX / needed | packed / needed | needed |", "|" + "---|" * 8]
+    titles = (
+        "network",
+        "worst layer",
+        "steps",
+        "top-1",
+        "PyTorch, float64",
+        "MACs on integers",
+        "ONNX / needed",
+        "packed / needed",
+        "needed",
+    )
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     for key, row in rows.items():
         need = row["code_bytes"] + row["other_bytes"]
         lines.append(
             f"| {key} | {row['worst_equal']:.3%} | {row['largest_step']} | {row['same_top1']} of {row['images']} | "
+            f"{row['pytorch_float64_same_top1']} | "
             f"{row['integer_share']:.1%} | "
             f"{row['onnx_bytes'] / need:.3f} | {row['packed_bytes'] / need:.3f} | {need / 1e6:.2f} MB |"
         )
