@@ -44,3 +44,11 @@ def test_a_corrupted_weight_of_a_written_file_is_found(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "f.onnx"))
     problems = verify(tmp_path / "f.onnx", program, [image(4)], bounds=COARSE).problems
     assert problems[0] == "weight blocks.1.mlp.fc1.weight_quantizer: 1 of 1024 codes: codes differ"
+
+
+def test_openvino_decodes_bit_planes_as_they_are(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    program = capture(MODELS["mobilenet-integer"](), image())
+    export_onnx(program, tmp_path / "f.onnx", container="packed")
+    found = verify(tmp_path / "f.onnx", program, [image(4)], runtime="openvino", bounds=COARSE)
+    assert found.ok, str(found)

@@ -165,9 +165,10 @@ def _plane(builder: Builder, plane: Array, width: int, wanted: str) -> tuple[str
     padded = np.concatenate([plane, np.zeros(-count % each, np.uint8)]).reshape(-1, each)
     places = (np.arange(each) * width).astype(np.uint8)
     stored = builder.store(onnx.numpy_helper.from_array(np.bitwise_or.reduce(padded << places, axis=1).reshape(-1, 1)), wanted)
-    shifted = builder.add("BitShift", [stored, builder.constant(places, "places")], f"{wanted}/shift", direction="RIGHT")
-    masked = builder.add("BitwiseAnd", [shifted, builder.constant(np.array(2**width - 1, np.uint8), "mask")], f"{wanted}/mask")
-    flat = builder.add("Reshape", [masked, builder.constant(np.array([-1], np.int64), "flat")], f"{wanted}/flat")
+    masks = ((2**width - 1) << places).astype(np.uint8)  # before the shift: OpenVINO divides and rounds to the nearest
+    masked = builder.add("BitwiseAnd", [stored, builder.constant(masks, "mask")], f"{wanted}/mask")
+    shifted = builder.add("BitShift", [masked, builder.constant(places, "places")], f"{wanted}/shift", direction="RIGHT")
+    flat = builder.add("Reshape", [shifted, builder.constant(np.array([-1], np.int64), "flat")], f"{wanted}/flat")
     if count % each:
         bounds = [builder.constant(np.array([bound], np.int64), "bound") for bound in (0, count)]
         flat = builder.add("Slice", [flat, *bounds], f"{wanted}/cut")
