@@ -11,13 +11,13 @@ from stillbit.export.onnx.lowering import Lowering, arguments, quantize
 from stillbit.export.onnx.matmul import matmul_integer
 from stillbit.export.onnx.multiplying import (
     FLOAT,
+    accumulation,
     float_weight,
     fuses,
     gemm,
     number_of_outputs,
     reshaped,
     shift_into_bias,
-    stored_with_bias,
     total_bias,
 )
 from stillbit.export.onnx.tails import Tail, tail_of
@@ -38,10 +38,9 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
     if weight is not None and source.grid is not None:
         if source.grid.shift is not None:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
-        if source.grid is not None and source.grid.uniform:
-            source, stored = stored_with_bias(lowering, node, source, weight, total)
-        elif source.grid is not None and source.grid.constant_along(-1):
-            stored = store_weight(lowering.builder, weight, lowering.container)
+        if source.grid is not None and source.grid.constant_along(-1):
+            beside = accumulation(source, total) if source.grid.uniform else None
+            stored = store_weight(lowering.builder, weight, lowering.container, beside)
     if stored is None or source.grid is None:
         return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)
     if not source.grid.uniform:

@@ -12,13 +12,9 @@ from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering
 from stillbit.export.onnx.tails import Tail
 from stillbit.export.onnx.value import CodeGrid, Value, as_float, dequantize
-from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, missed_bias, store_weight
-from stillbit.export.program import operation_name
+from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, store_weight
 
 FLOAT = 1  # ONNX's number of float32
-_MISSED = 2e-4  # share of codes that a rounded bias may change
-_LARGEST_FINE = 127  # of an input's code, so that weights keep factors of their own below the saturation of pairs
-_PRODUCTS = ("aten.conv2d.default", "aten.linear.default", "aten.matmul.default", "aten.bmm.default")
 
 
 def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: StoredWeight) -> str:
@@ -92,62 +88,11 @@ def total_bias(lowering: Lowering, bias: Any, tail: Tail) -> Array | None:
     return total
 
 
-def stored_with_bias(
-    lowering: Lowering, node: fx.Node, source: Value, weight: Weight, bias: Array | None
-) -> tuple[Value, StoredWeight | None]:
-    """Stores a weight for a kernel that adds a bias in units of its accumulator.
-
-    Where these are so coarse that more codes behind would differ than `_MISSED`, the input's codes are multiplied by a power of two, for
-    one more pass over them.
-
-    Returns:
-        The input that the kernel takes, and the weight.
-    """
-    beside = _accumulation(source, bias)
-    if beside is not None and (step := _step_behind(lowering, node)) is not None:
-        share = 2 * float(missed_bias(weight, beside).mean()) / step  # of values that an error so large takes over a boundary
-        if share > _MISSED:
-            source = _finer(lowering, source)
-            beside = _accumulation(source, bias)
-    return source, store_weight(lowering.builder, weight, lowering.container, beside)
-
-
-def _accumulation(source: Value, bias: Array | None) -> Accumulation | None:
+def accumulation(source: Value, bias: Array | None) -> Accumulation | None:
     if bias is None:
         return None
     assert source.grid is not None
     return Accumulation(bias, float(source.grid.scale.reshape(())), source.grid.high)
-
-
-def _finer(lowering: Lowering, source: Value) -> Value:
-    """Gives the same values as codes that are a power of two larger, as large as a signed byte holds."""
-    assert source.grid is not None
-    grid, factor = source.grid, 1
-    while 2 * factor * grid.high <= _LARGEST_FINE:
-        factor *= 2
-    if factor == 1:
-        return source
-    if source.name not in lowering.finer:
-        times = lowering.builder.constant(np.array(factor, np.uint8), "finer")
-        lowering.finer[source.name] = lowering.builder.add("Mul", [source.name, times], f"{source.name}/finer")
-    finer = CodeGrid(grid.scale / np.float32(factor), grid.offset * factor, grid.low * factor, grid.high * factor, grid.shift)
-    return replace(source, name=lowering.finer[source.name], grid=finer)
-
-
-def _step_behind(lowering: Lowering, node: fx.Node) -> float | None:
-    """Gives the smallest scale of the quantizers that read what a product gives, with no other product between; None: none do."""
-    waiting, seen, found = list(node.users), set(), []
-    while waiting:
-        reader = waiting.pop()
-        name = operation_name(reader.target) if reader.op == "call_function" else ""
-        if reader in seen or name in _PRODUCTS:
-            continue
-        seen.add(reader)
-        if name == "stillbit.fake_quantize.default":
-            found.append(float(lowering.array(reader.args[1]).min()))
-        else:
-            waiting += reader.users
-    return min(found, default=None)
 
 
 def weight_and_bias(lowering: Lowering, source: Value, stored: StoredWeight, where: str) -> list[str]:

@@ -114,16 +114,6 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
     return StoredWeight(name, stored, scale, offset, arrangement, bias)
 
 
-def missed_bias(weight: Weight, beside: Accumulation) -> Array:
-    """Gives how far `store_weight` would leave each output from its bias, in units of values; float64."""
-    factor = 2 if weight.shift else 1
-    codes = weight.codes if weight.zero_point is None else weight.codes - weight.zero_point.reshape(-1, *(1,) * (weight.codes.ndim - 1))
-    largest = np.abs(factor * codes.astype(np.int64) + int(2 * weight.shift)).reshape(len(codes), -1).max(1)
-    stored, _, units = _with_bias(weight.scale / factor, beside, largest)
-    missed: Array = np.abs(units * (beside.input_scale * stored.astype(np.float64)) - beside.bias)
-    return missed
-
-
 def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
     """Gives scales, the factors on codes, and the bias in units of the accumulator."""
     bound = min(_LARGEST, _PAIR // (2 * max(beside.largest_input, 1)))
