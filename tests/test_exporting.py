@@ -16,8 +16,7 @@ from stillbit.training.data import load_data
 
 SHORT = (
     "model.weights=random",
-    "data.batch_size=256",
-    "training.epochs=1",
+    "training.epochs=2",
     "training.tensorboard=false",
     "training.reestimate_batches=2",
 )
@@ -59,6 +58,7 @@ def test_every_format_predicts_what_the_run_does(trained: Path, tmp_path: Path, 
 def test_an_exported_file_is_verified_on_the_runs_images(trained: Path, tmp_path: Path) -> None:
     exporting.export(trained, "onnx", tmp_path / "a.onnx")
     found = exporting.verify(tmp_path / "a.onnx", trained, ["data.val_batch_size=30"], batches=2)
+    assert found.ok, str(found)
     assert found.logits.images == 60
     assert exporting.verify(tmp_path / "a.onnx", trained / "last.pt").logits.images == 360
 

@@ -45,30 +45,36 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Value:
         apart = kernel == (1, 1) or (kernel == tuple(stride) and _divides(kernel, source.shape))
         as_gemm = apart and groups == 1 and not any(pads) and not fuses(lowering, tail)
         if source.grid is not None and source.grid.uniform:
-            stored = store_weight(lowering.builder, weight, lowering.container, accumulation(source, total))
+            # Where the output stays float, so does the bias: half a unit of an accumulator is a good part of a step of what reads it.
+            beside = accumulation(lowering, source, total, tail) if fuses(lowering, tail) else None
+            stored = store_weight(lowering.builder, weight, lowering.container, beside)
     if stored is None:
         name = _float_conv(lowering, node, source, (weight_node, weight, tail.factor), total, (stride, pads, dilation, groups))
         return Value(name, shape)
     assert source.grid is not None
     if as_gemm:
-        return Value(_as_gemm(lowering, node, source, stored, kernel, stride), shape)
+        return Value(_as_gemm(lowering, node, source, stored, total, (kernel, stride)), shape)
     builder = lowering.builder
     inputs = [dequantize(builder, source.name, source.grid, where), *weight_and_bias(lowering, source, stored, where)]
+    if stored.bias is None and total is not None:
+        inputs.append(builder.constant(total.astype(np.float32), "bias"))
     attributes = {"strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups, "kernel_shape": list(kernel)}
     name = builder.add("Conv", inputs, f"{where}/conv", named=True, **attributes)
     lowering.record_layer(node, name, stored)
     return Value(name, shape)
 
 
-def _as_gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, kernel: tuple[int, ...], stride: Any) -> str:
+def _as_gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, bias: Array | None, sizes: Any) -> str:
     """Writes a convolution whose windows do not overlap as a Gemm, which has an integer kernel with float output."""
-    builder, where = lowering.builder, lowering.where(node)
+    builder, where, (kernel, stride) = lowering.builder, lowering.where(node), sizes
     outputs, (rows, columns) = len(stored.scale), node.meta["shape"][2:]
     windows = reshaped(
         lowering, _windows_last(lowering, source, kernel, stride, where), (-1, (source.shape[1] or 0) * kernel[0] * kernel[1]), where
     )
     matrix = reshaped(lowering, stored.name, (outputs, -1), where)
     name = gemm(lowering, node, windows, source, replace(stored, name=matrix))
+    if bias is not None:
+        name = builder.add("Add", [name, builder.constant(bias.astype(np.float32), "bias")], f"{where}/bias")
     name = reshaped(lowering, name, (-1, rows, columns, outputs), where)
     return builder.add("Transpose", [name], f"{where}/channels_first", perm=[0, 3, 1, 2])
 

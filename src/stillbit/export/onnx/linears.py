@@ -39,7 +39,7 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
         if source.grid.shift is not None:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
         if source.grid is not None and source.grid.constant_along(-1):
-            beside = accumulation(source, total) if source.grid.uniform else None
+            beside = accumulation(lowering, source, total, tail) if source.grid.uniform else None
             stored = store_weight(lowering.builder, weight, lowering.container, beside)
     if stored is None or source.grid is None:
         return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)

@@ -9,7 +9,7 @@ from torch import fx
 
 from stillbit.errors import ExportError
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering
+from stillbit.export.onnx.lowering import Lowering, grid_of
 from stillbit.export.onnx.tails import Tail
 from stillbit.export.onnx.value import CodeGrid, Value, as_float, dequantize
 from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, store_weight
@@ -88,11 +88,24 @@ def total_bias(lowering: Lowering, bias: Any, tail: Tail) -> Array | None:
     return total
 
 
-def accumulation(source: Value, bias: Array | None) -> Accumulation | None:
+def accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail) -> Accumulation | None:
+    """Gives what stands beside the products of an integer kernel, and the codes that it gives if it does."""
     if bias is None:
         return None
     assert source.grid is not None
-    return Accumulation(bias, float(source.grid.scale.reshape(())), source.grid.high)
+    low, high = _codes(source.grid)
+    beside = Accumulation(bias, float(source.grid.scale.reshape(())), source.grid.high, (min(low, 0), max(high, 0)))  # padding adds 0
+    if not fuses(lowering, tail):
+        return beside
+    assert tail.quantizer is not None
+    grid = grid_of(lowering, tail.quantizer, 1)
+    return replace(beside, output_scale=float(grid.scale.reshape(())), output_codes=_codes(grid))
+
+
+def _codes(grid: CodeGrid) -> tuple[int, int]:
+    """Gives smallest and largest code less the zero point."""
+    offset = int(grid.offset.reshape(()))
+    return grid.low - offset, grid.high - offset
 
 
 def weight_and_bias(lowering: Lowering, source: Value, stored: StoredWeight, where: str) -> list[str]:

@@ -1,11 +1,13 @@
 """Weights in the graph: integer codes, and the scales that batch norm and learned shifts leave them with."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from stillbit.export.onnx.builder import Array, Builder
 from stillbit.export.onnx.containers import Arrangement, Container, store_codes
+from stillbit.export.onnx.requantization import Requantization
 
 _INT32 = 2**31 - 1
 _LARGEST = 127  # of int8
@@ -72,12 +74,18 @@ class Accumulation:
     Attributes:
         bias: One an output, float64.
         input_scale: Scale of the input's codes.
-        largest_input: Largest code of the input.
+        largest_input: Largest code of the input, as the file has it.
+        input_codes: Smallest and largest code of the input, its zero point taken off; 0 lies between them.
+        output_scale: Scale of the codes that the kernel gives; None: it gives floats, or the bias is all that is known.
+        output_codes: Smallest and largest of these, their zero point taken off.
     """
 
     bias: Array
     input_scale: float
     largest_input: int
+    input_codes: tuple[int, int] = (0, 0)
+    output_scale: float | None = None
+    output_codes: tuple[int, int] = (0, 0)
 
 
 def store_weight(builder: Builder, weight: Weight, container: Container, beside: Accumulation | None = None) -> StoredWeight | None:
@@ -85,7 +93,8 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
 
     A kernel adds the bias in units of the accumulator, which are coarse where few narrow codes are summed: half a unit is then a good
     part of a step of the output. So each output channel's codes are multiplied by the whole number, and its scale divided by it, with
-    which the bias is met best; the values stay as they are. All products stay below the saturation of 16-bit pair sums.
+    which the bias is met best; the values stay as they are. All products stay below the saturation of 16-bit pair sums. Where the kernel
+    gives codes, factor, bias and scale (by a thousandth) are those with which it gives the exact ones (requantization.py).
 
     Args:
         builder: The graph.
@@ -108,16 +117,38 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
     if beside is not None:
         limits = np.full(outputs, _LARGEST) if offset.any() else largest
         scale, refined, bias = _with_bias(weight.scale / factor, beside, limits)
+        if beside.output_scale is not None:
+            whole = (arrangement.of(weight.codes) - offset.reshape(-1, *(1,) * (weight.codes.ndim - 1))).reshape(outputs, -1)
+            scale, refined, bias = _with_exact_codes(weight.scale / factor, beside, limits, whole, (scale, refined, bias))
         arrangement = Arrangement(factor, term, refined)
     kind = container.choose(weight.codes.size, weight.bits)
     name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, arrangement)
     return StoredWeight(name, stored, scale, offset, arrangement, bias)
 
 
+def _limits(beside: Accumulation, largest: Array) -> Array:
+    """Gives the largest factor on codes whose pairs of products do not saturate."""
+    bound = min(_LARGEST, _PAIR // (2 * max(beside.largest_input, 1)))
+    limits: Array = np.maximum(bound // np.maximum(largest, 1), 1)
+    return limits
+
+
+def _with_exact_codes(scale: Array, beside: Accumulation, largest: Array, codes: Array, given: tuple[Array, Array, Array]) -> Any:
+    """Gives what `_with_bias` gives, which is `given`, such that the kernel's codes are exact; what is given where no bias fits."""
+    low, high = beside.input_codes
+    assert beside.output_scale is not None
+    slope = beside.input_scale * np.where(scale == 0, given[0] * given[1], scale) / beside.output_scale
+    least, most = (sum(pick(codes * code, 0).sum(1) for code in (low, high)) for pick in (np.minimum, np.maximum))
+    needed = Requantization(slope, beside.bias / beside.output_scale, least, most, *beside.output_codes)
+    distance, factors, bias, multipliers = needed.fit(_limits(beside, largest))
+    stored = (multipliers * beside.output_scale / beside.input_scale).astype(np.float32)
+    fits = np.isfinite(distance) & (np.abs(stored) > _SMALLEST_SCALE)
+    return tuple(np.where(fits, new, old).astype(old.dtype) for new, old in zip((stored, factors, bias), given, strict=True))
+
+
 def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
     """Gives scales, the factors on codes, and the bias in units of the accumulator."""
-    bound = min(_LARGEST, _PAIR // (2 * max(beside.largest_input, 1)))
-    limits = np.maximum(bound // np.maximum(largest, 1), 1)
+    limits = _limits(beside, largest)
     # A channel that batch norm has all but switched off: its bias would leave int32. The smallest scale that holds the bias changes
     # what the channel gives by less than a thousandth of that.
     smallest = np.maximum(np.abs(beside.bias) / (beside.input_scale * _INT32 / 2), _SMALLEST_SCALE)
