@@ -48,7 +48,7 @@ def test_a_rounded_bias_alone_gives_wrong_codes() -> None:
 
 
 def test_slopes_that_meet_turns_again_and_again_get_multipliers_further_off() -> None:
-    wanted = Requantization(np.array([0.501, 0.248]), np.array([-1.51, -2.47]), np.full(2, -330), np.full(2, 195), 0, 15)
+    wanted = Requantization(np.array([0.501, 0.248]), np.array([-1.512, -2.47]), np.full(2, -330), np.full(2, 195), 0, 15)
     distances, factors, biases, multipliers = wanted.fit(np.array([42, 15]))
     assert (distances > 5e-4).all()
     assert (wrong_sums(wanted, factors, biases, multipliers) == 0).all()
