@@ -28,6 +28,8 @@ from stillbit.numerics.packing import pack, unpack
 FORMAT = 1
 _MANIFEST, _HASH, _DOCUMENT = "stillbit", "sha256", "stillbit.document"  # one entry of metadata: safetensors gives several no order
 _WORTH_COMPRESSING = 1024  # bytes; below, the manifest's line about it takes what it saves
+# What reading values of another kind than expected raises; an ExportError is a ValueError.
+_MISREAD = (KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError, zlib.error)
 _LARGEST_DOCUMENT = 1 << 28  # bytes; a program of a thousand layers takes a hundredth of it
 
 
@@ -86,7 +88,7 @@ def read_content(path: Path) -> Content:
         document = json.loads(_inflated(stored.pop(_DOCUMENT), _LARGEST_DOCUMENT))
         tensors = {name: _restored(name, tensor, manifest) for name, tensor in stored.items()}
         tensors |= {str(name): tensors[source] for name, source in document.pop("same").items()}
-    except (KeyError, TypeError, ValueError, RuntimeError, zlib.error) as error:  # ExportError is a ValueError
+    except _MISREAD as error:
         raise ExportError(f"{path}: its tensors are not what its manifest says ({str(error).partition(chr(10))[0]})") from error
     return Content(manifest, document, tensors)
 
