@@ -55,8 +55,9 @@ def quantized(model: nn.Module, config: QuantConfig, image: Tensor) -> nn.Module
     calibrate(model, [(image,)])
     latents = {id(parameter) for site in weight_sites(model) for parameter in site.parameters}
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            if tensor.is_floating_point() and id(tensor) not in latents:
+        trained = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if "running_" in name)]  # not masks
+        for tensor in trained:
+            if id(tensor) not in latents:
                 tensor.mul_(1 + 0.05 * torch.rand_like(tensor)).add_(1e-3 * torch.rand_like(tensor))
     return model.eval()
 

@@ -116,6 +116,25 @@ def test_two_outputs_and_a_training_model_on_top(tmp_path: Path) -> None:
         assert all(torch.equal(found, expected) for found, expected in zip(packed(x), model.eval()(x), strict=True))
 
 
+class ReadTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.head(self.body(x) + x @ self.body.weight)
+        return output
+
+
+def test_a_latent_that_is_read_as_a_float_too_is_an_entry(tmp_path: Path) -> None:
+    model, x = ReadTwice(), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    prepare(model, QuantConfig.parse("W4A4"), example=x)
+    calibrate(model, [(x,)])
+    packed = export_packed(model, tmp_path / "a.safetensors", example=x)
+    assert {"body.weight", "head.weight"} - set(packed.entries) == {"head.weight"}
+    assert torch.equal(packed.codes["body"].float(), model.body.weight_quantizer.code(model.body.weight))
+
+
 def test_float_bytes_are_the_float_networks() -> None:
     model = MODELS["vit-plain_tensor"]()
     network = vits.vit()
