@@ -89,6 +89,15 @@ def test_a_weight_that_is_not_quantized_is_an_entry(tmp_path: Path) -> None:
     assert "first.weight" not in packed.entries
 
 
+def test_a_weight_that_is_quantized_in_part_is_an_entry(tmp_path: Path) -> None:
+    model = MODELS["vit-qkr_tensor"]()
+    attention = model.blocks[0].attn
+    attention.products.value_weight_quantizer.bypass = True  # the products of queries and keys are codes still
+    packed = export_packed(model, tmp_path / "a.safetensors", example=image())
+    assert torch.equal(packed.entries["blocks.0.attn.qkv.weight"], attention.qkv.weight)
+    assert "blocks.1.attn.qkv.weight" not in packed.entries
+
+
 def test_inputs_of_another_shape_are_refused(model: nn.Module, tmp_path: Path) -> None:
     packed = export_packed(model, tmp_path / "a.safetensors", example=image())
     with pytest.raises(ExportError, match=r"input has shape \(1, 3, 64, 64\); allowed: \(batch, 3, 32, 32\)"):

@@ -18,7 +18,7 @@ from stillbit.export.packed_file import Content, write_content
 from stillbit.export.program import Program, operation_name
 from stillbit.modules.shift import Shifted
 from stillbit.quantizers.base import Quantizer
-from stillbit.quantizers.site import WeightSite, weight_sites
+from stillbit.quantizers.site import weight_sites
 
 
 def export_packed(
@@ -99,8 +99,10 @@ def _content(model: nn.Module, program: Program, **given: Any) -> Content:
 
 
 def _entries(model: nn.Module, read: set[str]) -> dict[str, Tensor]:
-    """Gives the state dict without pins, and without the latents that the program does not read."""
-    left_out = {id(parameter) for site in _quantizing(model) for parameter in site.parameters}
+    """Gives the state dict without pins, and without the latents of which codes are all that is needed."""
+    sites = weight_sites(model)
+    needed = {id(parameter) for site in sites if site.quantizer.bypass for parameter in site.parameters}
+    left_out = {id(parameter) for site in sites for parameter in site.parameters} - needed
     pins = {id(module.pins) for module in model.modules() if isinstance(module, Quantizer)}
     entries = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -109,10 +111,6 @@ def _entries(model: nn.Module, read: set[str]) -> dict[str, Tensor]:
         if id(tensor) not in pins and (id(tensor) not in left_out or name in read):
             entries[name] = tensor.detach().cpu()
     return entries
-
-
-def _quantizing(model: nn.Module) -> list[WeightSite]:
-    return [site for site in weight_sites(model) if not site.quantizer.bypass]
 
 
 def _widths(program: Program) -> dict[str, int]:
