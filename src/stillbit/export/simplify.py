@@ -8,6 +8,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from stillbit.errors import ExportError
 from stillbit.export.program import INPUT, Call, Program, Reference, build_program, map_references, operation_name, references
 
 _KEPT = "stillbit.dequantize.default"  # a constant, but its codes are what is stored
@@ -40,6 +41,11 @@ class _Simplifier:
     def program(self, input_shape: tuple[int, ...]) -> Program:
         needed = _needed(self._graph)
         for node in self._graph.nodes:
+            if node.op == "get_attr" and node in needed:  # of torch.cond, or a change of autocast within the network
+                region = next(iter(node.users))
+                raise ExportError(
+                    f"layer {_layer(region)!r} runs a region of its own ({region.name}); allowed: operations one after another"
+                )
             if node.op == "call_function" and node in needed:
                 self._now[node] = self._translate(node)
         (output,) = (node for node in self._graph.nodes if node.op == "output")
