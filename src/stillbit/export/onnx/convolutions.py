@@ -9,19 +9,19 @@ from torch import fx
 from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, arguments
 from stillbit.export.onnx.multiplying import (
-    accumulation,
     float_weight,
     fuses,
     gemm,
     number_of_outputs,
     reshaped,
     shift_into_bias,
+    stored_with_bias,
     total_bias,
     weight_and_bias,
 )
 from stillbit.export.onnx.tails import tail_of
 from stillbit.export.onnx.value import Value, as_float, dequantize
-from stillbit.export.onnx.weights import StoredWeight, Weight, store_weight
+from stillbit.export.onnx.weights import StoredWeight, Weight
 
 
 def conv2d(lowering: Lowering, node: fx.Node) -> Value:
@@ -46,8 +46,7 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Value:
         as_gemm = apart and groups == 1 and not any(pads) and not fuses(lowering, tail)
         if source.grid is not None and source.grid.uniform:
             # Where the output stays float, so does the bias: half a unit of an accumulator is a good part of a step of what reads it.
-            beside = accumulation(lowering, source, total, tail) if fuses(lowering, tail) else None
-            stored = store_weight(lowering.builder, weight, lowering.container, beside)
+            source, stored = stored_with_bias(lowering, source, weight, total if fuses(lowering, tail) else None, tail)
     if stored is None:
         name = _float_conv(lowering, node, source, (weight_node, weight, tail.factor), total, (stride, pads, dilation, groups))
         return Value(name, shape)

@@ -11,18 +11,18 @@ from stillbit.export.onnx.lowering import Lowering, arguments, quantize
 from stillbit.export.onnx.matmul import matmul_integer
 from stillbit.export.onnx.multiplying import (
     FLOAT,
-    accumulation,
     float_weight,
     fuses,
     gemm,
     number_of_outputs,
     reshaped,
     shift_into_bias,
+    stored_with_bias,
     total_bias,
 )
 from stillbit.export.onnx.tails import Tail, tail_of
 from stillbit.export.onnx.value import Value, as_float
-from stillbit.export.onnx.weights import StoredWeight, Weight, store_weight
+from stillbit.export.onnx.weights import StoredWeight, Weight, arrange, store_weight
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Value:
@@ -38,9 +38,10 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
     if weight is not None and source.grid is not None:
         if source.grid.shift is not None:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
-        if source.grid is not None and source.grid.constant_along(-1):
-            beside = accumulation(lowering, source, total, tail) if source.grid.uniform else None
-            stored = store_weight(lowering.builder, weight, lowering.container, beside)
+        if source.grid is not None and source.grid.uniform:
+            source, stored = stored_with_bias(lowering, source, weight, total, tail)
+        elif source.grid is not None and source.grid.constant_along(-1) and (arranged := arrange(weight)) is not None:
+            stored = store_weight(lowering.builder, weight, lowering.container, arranged)
     if stored is None or source.grid is None:
         return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)
     if not source.grid.uniform:

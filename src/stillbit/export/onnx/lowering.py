@@ -33,6 +33,7 @@ class Lowering:
         values: What stands for each operation done: a value, several, or the name of an int64 tensor for a size.
         folded: Operations that are part of an earlier one.
         early: Quantizers whose codes an earlier operation has given already, by label.
+        finer: Codes times a power of two, by the name of the codes.
         activations: What the manifest says of each quantizer's codes.
         multiplied: The node that multiplies, and the weight, for each layer of the program.
         notes: What the user should know.
@@ -45,6 +46,7 @@ class Lowering:
         self.values: dict[fx.Node, Any] = {}
         self.folded: set[fx.Node] = set()
         self.early: set[str] = set()
+        self.finer: dict[str, str] = {}
         self.activations: list[Activation] = []
         self.multiplied: dict[str, tuple[str, StoredWeight | None]] = {}
         self.notes: list[str] = []

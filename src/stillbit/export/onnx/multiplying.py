@@ -12,9 +12,10 @@ from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, grid_of
 from stillbit.export.onnx.tails import Tail
 from stillbit.export.onnx.value import CodeGrid, Value, as_float, dequantize
-from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, store_weight
+from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, arrange, store_weight
 
 FLOAT = 1  # ONNX's number of float32
+_LARGEST_FINE = 127
 
 
 def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: StoredWeight) -> str:
@@ -43,11 +44,12 @@ def float_weight(
         array = lowering.array(node)
         scaled = array if factor is None else array * factor.reshape(-1, *(1,) * (array.ndim - 1))
         return lowering.builder.constant(scaled.astype(np.float32), str(node.target)), None
-    stored = store_weight(lowering.builder, quantized, lowering.container)
-    if stored is None:
+    arranged = arrange(quantized)
+    if arranged is None:
         raise ExportError(
             f"quantizer {quantized.label}: no int8 tensor holds its codes ({quantized.bits} bits, no zero); allowed: up to 7 bits"
         )
+    stored = store_weight(lowering.builder, quantized, lowering.container, arranged)
     if source.grid is not None:  # ONNX Runtime quantizes float weights beside dequantized inputs anew, each tensor by one scale
         return _dequantized_weight(lowering, stored, 0, where), stored
     # Not DequantizeLinear: it would run at each call, or as a MatMulNBits that rounds the input to 8 bits.
@@ -88,18 +90,57 @@ def total_bias(lowering: Lowering, bias: Any, tail: Tail) -> Array | None:
     return total
 
 
-def accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail) -> Accumulation | None:
+def stored_with_bias(
+    lowering: Lowering, source: Value, weight: Weight, bias: Array | None, tail: Tail
+) -> tuple[Value, StoredWeight | None]:
+    """Stores a weight for a kernel that adds a bias in units of its accumulator.
+
+    Where no such bias gives the exact codes, as for 8-bit codes of few narrow ones, the input's codes are multiplied by a power of two, for
+    one more pass over them.
+
+    Returns:
+        The input that the kernel takes, and the weight; None where no int8 tensor holds it.
+    """
+    arranged = arrange(weight, _accumulation(lowering, source, bias, tail))
+    if arranged is not None and not arranged.exact and (times := _times_finer(source)) > 1:
+        finer = _finer(lowering, source, times)
+        again = arrange(weight, _accumulation(lowering, finer, bias, tail, times))
+        source, arranged = finer, again
+    return source, None if arranged is None else store_weight(lowering.builder, weight, lowering.container, arranged)
+
+
+def _accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail, times: int = 1) -> Accumulation | None:
     """Gives what stands beside the products of an integer kernel, and the codes that it gives if it does."""
     if bias is None:
         return None
     assert source.grid is not None
-    low, high = _codes(source.grid)
-    beside = Accumulation(bias, float(source.grid.scale.reshape(())), source.grid.high, (min(low, 0), max(high, 0)))  # padding adds 0
+    low, high = (code // times for code in _codes(source.grid))
+    input_codes = (min(low, 0), max(high, 0))  # padding adds 0
+    beside = Accumulation(bias, float(source.grid.scale.reshape(())), source.grid.high, times, input_codes)
     if not fuses(lowering, tail):
         return beside
     assert tail.quantizer is not None
     grid = grid_of(lowering, tail.quantizer, 1)
     return replace(beside, output_scale=float(grid.scale.reshape(())), output_codes=_codes(grid))
+
+
+def _times_finer(source: Value) -> int:
+    """Gives the power of two by which codes can be multiplied, so that weights keep factors of their own below saturation."""
+    assert source.grid is not None
+    times = 1
+    while 2 * times * source.grid.high <= _LARGEST_FINE:
+        times *= 2
+    return times
+
+
+def _finer(lowering: Lowering, source: Value, times: int) -> Value:
+    assert source.grid is not None
+    grid = source.grid
+    if source.name not in lowering.finer:
+        factor = lowering.builder.constant(np.array(times, np.uint8), "finer")
+        lowering.finer[source.name] = lowering.builder.add("Mul", [source.name, factor], f"{source.name}/finer")
+    finer = CodeGrid(grid.scale / np.float32(times), grid.offset * times, grid.low * times, grid.high * times, grid.shift)
+    return replace(source, name=lowering.finer[source.name], grid=finer)
 
 
 def _codes(grid: CodeGrid) -> tuple[int, int]:

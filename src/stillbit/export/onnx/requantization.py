@@ -1,10 +1,10 @@
 """Bias and scale of a layer that gives codes, such that every sum of products that can be gets the code that exact arithmetic gives.
 
-A kernel has whole numbers alone for a bias: it gives `round(multiplier * (factor * sum + bias))`, where `round(slope * sum + offset)` is
-meant. Sums are whole numbers, too, and networks of few bits have few of them: pictures with a plain ground meet one and the same sum at
-thousands of places, and a bias that is half a unit off moves all of these to the next code. But between two codes everything hangs on the
-two sums beside the turn. So of the biases near the wanted one, and of the multipliers within a thousandth of theirs (a twentieth, where
-that is not enough), those are taken that have each turn where it belongs.
+A kernel has whole numbers alone for a bias: it gives `round(multiplier * (times * factor * sum + bias))`, where
+`round(slope * sum + offset)` is meant. Sums are whole numbers, too, and networks of few bits have few of them: pictures with a plain
+ground meet one and the same sum at thousands of places, and a bias that is half a unit off moves all of these to the next code. But
+between two codes everything hangs on the two sums beside the turn. So of the biases near the wanted one, and of the multipliers within a
+thousandth of theirs (a twentieth, where that is not enough), those are taken that have each turn where it belongs.
 """
 
 from dataclasses import dataclass
@@ -41,11 +41,12 @@ class Requantization:
     first: int
     last: int
 
-    def fit(self, limits: Array) -> tuple[Array, Array, Array, Array]:
+    def fit(self, limits: Array, times: int = 1) -> tuple[Array, Array, Array, Array]:
         """Chooses what keeps each channel's sums farthest from the wrong code.
 
         Args:
             limits: Largest factor of each channel.
+            times: What the input's codes are multiplied by already.
 
         Returns:
             By channel: how far that is, in steps of the output (below 0: some sum gets a wrong code; minus infinity: no bias fits int32),
@@ -53,12 +54,12 @@ class Requantization:
         """
         best: Array = np.full(len(self.slope), -np.inf)
         found = [np.ones_like(limits), np.zeros_like(limits), self.slope]
-        tries = self._factors(limits)
+        tries = self._factors(limits, times)
         for freedom in _FREEDOMS:
             open_ = best < _NEAR
             for factors, step in product(tries, _STEPS):
-                biases = np.rint(self.offset / self.slope * factors) + step
-                distances, multipliers = self._distances(factors, biases, freedom)
+                biases = np.rint(self.offset / self.slope * factors * times) + step
+                distances, multipliers = self._distances(factors * times, biases, freedom)
                 better = open_ & (distances > best) & (np.abs(biases) < _LARGEST)
                 best = np.where(better, distances, best)
                 found = [np.where(better, new, old) for new, old in zip((factors, biases, multipliers), found, strict=True)]
@@ -66,10 +67,10 @@ class Requantization:
                 break
         return best, found[0].astype(np.int64), found[1].astype(np.int64), found[2]
 
-    def _factors(self, limits: Array) -> Array:
+    def _factors(self, limits: Array, times: int) -> Array:
         """Gives factors to try, (tries, channels): those with which the bias is nearest to a whole number."""
         every = np.arange(1, int(limits.max(initial=1)) + 1)[:, None]
-        units = every * (self.offset / self.slope)
+        units = every * times * (self.offset / self.slope)
         error = np.where(every <= limits, np.abs(units - np.rint(units)) / every, np.inf)
         chosen: Array = np.argsort(error, axis=0, kind="stable")[:_FACTORS] + 1
         return np.minimum(chosen, limits)

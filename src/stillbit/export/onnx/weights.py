@@ -1,7 +1,6 @@
 """Weights in the graph: integer codes, and the scales that batch norm and learned shifts leave them with."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -57,6 +56,7 @@ class StoredWeight:
         offset: Zero point of the tensor, one an output or one for all.
         arrangement: How the tensor follows from the codes.
         bias: One an output, int32, in units of the accumulator; None: none.
+        exact: Whether a kernel that gives codes gives the exact ones; true of one that gives floats.
     """
 
     name: str
@@ -65,6 +65,7 @@ class StoredWeight:
     offset: Array
     arrangement: Arrangement
     bias: Array | None = None
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Accumulation:
 
     Attributes:
         bias: One an output, float64.
-        input_scale: Scale of the input's codes.
-        largest_input: Largest code of the input, as the file has it.
+        input_scale: Scale of the input's codes as the kernel gets them.
+        largest_input: Largest of these.
+        times: What the file multiplies the input's codes by before.
         input_codes: Smallest and largest code of the input, its zero point taken off; 0 lies between them.
         output_scale: Scale of the codes that the kernel gives; None: it gives floats, or the bias is all that is known.
         output_codes: Smallest and largest of these, their zero point taken off.
@@ -83,13 +85,21 @@ class Accumulation:
     bias: Array
     input_scale: float
     largest_input: int
+    times: int = 1
     input_codes: tuple[int, int] = (0, 0)
     output_scale: float | None = None
     output_codes: tuple[int, int] = (0, 0)
 
 
-def store_weight(builder: Builder, weight: Weight, container: Container, beside: Accumulation | None = None) -> StoredWeight | None:
-    """Stores a weight so that integer kernels take it; None where no int8 tensor with one zero point holds its grid.
+def store_weight(builder: Builder, weight: Weight, container: Container, arranged: StoredWeight) -> StoredWeight:
+    """Stores a weight as it was arranged."""
+    kind = container.choose(weight.codes.size, weight.bits)
+    name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, arranged.arrangement)
+    return replace(arranged, name=name, stored=stored)
+
+
+def arrange(weight: Weight, beside: Accumulation | None = None) -> StoredWeight | None:
+    """Says how to store a weight so that integer kernels take it; None where no int8 tensor with one zero point holds its grid.
 
     A kernel adds the bias in units of the accumulator, which are coarse where few narrow codes are summed: half a unit is then a good
     part of a step of the output. So each output channel's codes are multiplied by the whole number, and its scale divided by it, with
@@ -97,10 +107,11 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
     gives codes, factor, bias and scale (by a thousandth) are those with which it gives the exact ones (requantization.py).
 
     Args:
-        builder: The graph.
         weight: Codes and grid.
-        container: How codes are stored.
         beside: What the accumulator holds beside the products; None: nothing.
+
+    Returns:
+        The weight, not stored yet: without names.
     """
     outputs, factor = weight.codes.shape[0], 2 if weight.shift else 1
     term: Array = np.full(1, int(weight.shift * 2), np.int64)
@@ -113,17 +124,15 @@ def store_weight(builder: Builder, weight: Weight, container: Container, beside:
     largest = np.abs(arrangement.of(weight.codes)).reshape(outputs, -1).max(1)
     if largest.max(initial=0) > _LARGEST + 1:
         return None
-    scale, bias = (weight.scale / factor).astype(np.float32), None
+    scale, bias, exact = (weight.scale / factor).astype(np.float32), None, True
     if beside is not None:
         limits = np.full(outputs, _LARGEST) if offset.any() else largest
         scale, refined, bias = _with_bias(weight.scale / factor, beside, limits)
         if beside.output_scale is not None:
             whole = (arrangement.of(weight.codes) - offset.reshape(-1, *(1,) * (weight.codes.ndim - 1))).reshape(outputs, -1)
-            scale, refined, bias = _with_exact_codes(weight.scale / factor, beside, limits, whole, (scale, refined, bias))
+            exact, (scale, refined, bias) = _with_exact_codes(weight.scale / factor, beside, limits, whole, (scale, refined, bias))
         arrangement = Arrangement(factor, term, refined)
-    kind = container.choose(weight.codes.size, weight.bits)
-    name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, arrangement)
-    return StoredWeight(name, stored, scale, offset, arrangement, bias)
+    return StoredWeight("", "", scale, offset, arrangement, bias, exact)
 
 
 def _limits(beside: Accumulation, largest: Array) -> Array:
@@ -133,17 +142,20 @@ def _limits(beside: Accumulation, largest: Array) -> Array:
     return limits
 
 
-def _with_exact_codes(scale: Array, beside: Accumulation, largest: Array, codes: Array, given: tuple[Array, Array, Array]) -> Any:
-    """Gives what `_with_bias` gives, which is `given`, such that the kernel's codes are exact; what is given where no bias fits."""
+def _with_exact_codes(
+    scale: Array, beside: Accumulation, largest: Array, codes: Array, given: tuple[Array, Array, Array]
+) -> tuple[bool, tuple[Array, Array, Array]]:
+    """Gives what `_with_bias` gives, which is `given`, such that the kernel's codes are exact, and whether they are."""
     low, high = beside.input_codes
     assert beside.output_scale is not None
-    slope = beside.input_scale * np.where(scale == 0, given[0] * given[1], scale) / beside.output_scale
+    slope = beside.input_scale * beside.times * np.where(scale == 0, given[0] * given[1], scale) / beside.output_scale
     least, most = (sum(pick(codes * code, 0).sum(1) for code in (low, high)) for pick in (np.minimum, np.maximum))
     needed = Requantization(slope, beside.bias / beside.output_scale, least, most, *beside.output_codes)
-    distance, factors, bias, multipliers = needed.fit(_limits(beside, largest))
+    distance, factors, bias, multipliers = needed.fit(_limits(beside, largest), beside.times)
     stored = (multipliers * beside.output_scale / beside.input_scale).astype(np.float32)
     fits = np.isfinite(distance) & (np.abs(stored) > _SMALLEST_SCALE)
-    return tuple(np.where(fits, new, old).astype(old.dtype) for new, old in zip((stored, factors, bias), given, strict=True))
+    found = [np.where(fits, new, old).astype(old.dtype) for new, old in zip((stored, factors, bias), given, strict=True)]
+    return bool((distance >= 0).all()), (found[0], found[1], found[2])
 
 
 def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
