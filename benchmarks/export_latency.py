@@ -95,6 +95,7 @@ def session(content: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the files' threads would take each other's cores
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

@@ -178,23 +178,28 @@ def test_import_prints_what_went_where(command, monkeypatch, words, folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "target", "container", "runtime"),
+    ("words", "target", "options"),
     [
-        pytest.param([], None, "auto", None, id="default"),
-        pytest.param(["--output", "a.onnx", "--container", "int4", "--runtime", "1.23"], Path("a.onnx"), "int4", "1.23", id="all"),
+        pytest.param([], None, {"container": "auto", "runtime": None, "exact": False}, id="default"),
+        pytest.param(
+            ["--output", "a.onnx", "--container", "int4", "--runtime", "1.23", "--exact"],
+            Path("a.onnx"),
+            {"container": "int4", "runtime": "1.23", "exact": True},
+            id="all",
+        ),
     ],
 )
-def test_export_prints_what_it_wrote(command, monkeypatch, words, target, container, runtime):
+def test_export_prints_what_it_wrote(command, monkeypatch, words, target, options):
     calls = []
 
-    def export(*arguments, **options):
-        calls.append((arguments, options))
+    def export(*arguments, **given):
+        calls.append((arguments, given))
         return exporting.Exported(Path("runs/[a]/a.onnx"), 1_000, 8_160)
 
     monkeypatch.setattr(exporting, "export", export)
     code, out, _ = command("export", "runs/[a]", "data.root=/x", "--format", "onnx", *words)
     assert (code, out) == (0, "runs/[a]/a.onnx  1,000 bytes  1/8.2 of float32 (8,160 bytes)\n")
-    assert calls == [((Path("runs/[a]"), "onnx", target, ["data.root=/x"]), {"container": container, "runtime": runtime})]
+    assert calls == [((Path("runs/[a]"), "onnx", target, ["data.root=/x"]), options)]
 
 
 @pytest.mark.parametrize(

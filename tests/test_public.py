@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import stillbit
 
-HEAVY = ("timm", "torchvision", "onnx", "matplotlib", "accelerate", "rich", "typer", "yaml")
+HEAVY = ("timm", "torchvision", "onnx", "onnxruntime", "matplotlib", "accelerate", "rich", "typer", "yaml")
 
 
 def test_import_loads_nothing_heavy() -> None:
@@ -19,7 +20,7 @@ def test_list_is_short() -> None:
     assert 20 < len(public) <= 30, public
 
 
-def test_the_design_page_runs() -> None:
+def test_the_design_page_runs(tmp_path: Path) -> None:
     """The five lines of the README, on a small network."""
     import torch
     from torch import nn
@@ -40,6 +41,8 @@ def test_the_design_page_runs() -> None:
     divergence = stillbit.reestimate_batchnorm(model, loader)
     assert freezing.step == 3
     assert list(divergence) == ["1"]
+    manifest = stillbit.export_onnx(model, tmp_path / "network.onnx", example=torch.zeros(1, 3, 8, 8))
+    assert [layer.name for layer in manifest.layers] == ["0", "4", "6"]
 
 
 def test_the_transformer_lines_of_the_readme_run() -> None:

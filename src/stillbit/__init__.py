@@ -1,6 +1,8 @@
 """Train 2-4 bit networks whose weights hold still."""
 
 from stillbit.errors import StillbitError as StillbitError
+from stillbit.export import export_onnx as export_onnx
+from stillbit.export import load_packed as load_packed
 from stillbit.numerics.fake_quantize import fake_quantize as fake_quantize
 from stillbit.numerics.grid import Grid as Grid
 from stillbit.numerics.ranges import RangeConfig as RangeConfig

@@ -89,11 +89,12 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="The file; beside the run if not given.")] = None,
     container: Annotated[str, typer.Option("--container", help="How ONNX stores weights: auto, int8, int4, or packed.")] = "auto",
     runtime: Annotated[str | None, typer.Option("--runtime", metavar="VERSION", help="Oldest ONNX Runtime that is to run it.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Layers of ONNX that no integer kernel computes exactly run in floats.")] = False,
 ) -> None:
     """Write a trained network as a file that other programs run. Its data is not needed."""
     from stillbit.exporting import export as export_run
 
-    _print(str(export_run(run, format, output, overrides or (), container=container, runtime=runtime)))
+    _print(str(export_run(run, format, output, overrides or (), container=container, runtime=runtime, exact=exact)))
 
 
 @app.command()

@@ -50,6 +50,7 @@ def export(
     *,
     container: str = "auto",
     runtime: str | None = None,
+    exact: bool = False,
 ) -> Exported:
     """Write what a run has trained as a file that other programs read. Needs no data.
 
@@ -59,7 +60,8 @@ def export(
         target: The file; None means RUN/RUN.onnx and the like, or beside the checkpoint under its name.
         overrides: Assignments `key.path=value` to the recipe that the checkpoint holds.
         container: How an ONNX file stores weights: "auto", "int8", "int4" or "packed".
-        runtime: Oldest version of ONNX Runtime that is to run an ONNX file; None means the one that the exporter assumes.
+        runtime: Oldest version of ONNX Runtime that is to run an ONNX file; None means the installed one.
+        exact: Run layers of an ONNX file in floats where no integer kernel gives their exact codes.
 
     Returns:
         What was written. Class names are in it where the data says them, or else numbers.
@@ -71,8 +73,8 @@ def export(
     """
     if format not in SUFFIXES:
         raise ExportError(f"format is {format!r}; allowed: {', '.join(SUFFIXES)}")
-    if format != "onnx" and (container != "auto" or runtime is not None):
-        raise ExportError(f"container and runtime are of ONNX files; allowed with format {format}: neither")
+    if format != "onnx" and (container != "auto" or runtime is not None or exact):
+        raise ExportError(f"container, runtime and exact are of ONNX files; allowed with format {format}: none of them")
     from stillbit.export.packer import float_bytes
 
     trained = read_trained(path, overrides)
@@ -81,8 +83,8 @@ def export(
     if trained.recipe.quantization is None:
         raise ExportError(f"{path}: trained in full precision; allowed: a run of a recipe with quantization")
     model = build_trained(trained)
-    options = {} if runtime is None else {"runtime": runtime}
-    _write(format, model, target, trained, **({"container": container} | options if format == "onnx" else {}))
+    options: dict[str, Any] = {"container": container, "runtime": runtime, "exact": exact} if format == "onnx" else {}
+    _write(format, model, target, trained, **options)
     return Exported(target, target.stat().st_size, float_bytes(model))
 
 

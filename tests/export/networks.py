@@ -52,6 +52,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "vit-qkr_tensor": vit(vits.vit, "W2A2", **TENSOR),
     "vit-plain_tensor": vit(vits.vit, "W4A4", attention="plain", **TENSOR),
     "vit-plain_token": vit(vits.vit, attention="plain"),
+    "vit-float_attention": cnn(vits.vit, "W4A4"),
     "swin-qkr_token": vit(vits.swin),
     "swin-plain_tensor": vit(vits.swin, "W4A4", attention="plain", **TENSOR),
     "swin-torchvision": vit(vits.torchvision_swin, **TENSOR),

@@ -6,7 +6,7 @@ from stillbit.export.inspect import Inspection as Inspection
 from stillbit.export.inspect import inspect as inspect
 from stillbit.export.layers import LayerInfo as LayerInfo
 from stillbit.export.layers import layers_of as layers_of
-from stillbit.export.onnx import export_onnx as export_onnx
+from stillbit.export.onnx_file import export_onnx as export_onnx
 from stillbit.export.packed import PackedModel as PackedModel
 from stillbit.export.packed import load_packed as load_packed
 from stillbit.export.packer import export_packed as export_packed

@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stillbit.errors import ExportError
 from stillbit.export.files import write_whole
 from stillbit.export.layers import LayerInfo, layers_of
@@ -153,6 +151,8 @@ def _inputs(layer: LayerInfo) -> str:
 
 def _given(title: str, line: str, values: Mapping[str, Any] | None) -> Iterator[str]:
     if values:
+        import yaml  # late: `import stillbit` needs none
+
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         yield f"{title}\n{line}\n```yaml\n{text}```"
 

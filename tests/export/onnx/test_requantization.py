@@ -60,3 +60,15 @@ def test_a_channel_that_is_all_but_off_keeps_its_code() -> None:
     assert distances[0] == -np.inf  # no bias fits int32
     assert wrong_sums(wanted, factors, biases, multipliers)[1] == 0
     assert np.abs(biases).max() < 2**31
+
+
+def test_an_input_that_is_multiplied_leaves_the_bias_more_room() -> None:
+    """8-bit codes of few sums, small factors: alone a bias is exact for few channels, with an input times 8 for most."""
+    wanted = needed(0, 8, np.random.default_rng(1).uniform(0.3, 0.9, CHANNELS))
+    limits = np.full(CHANNELS, 3)
+    alone, *_ = wanted.fit(limits)
+    distances, factors, biases, multipliers = wanted.fit(limits, 8)
+    assert (distances > 1e-5).mean() > 0.9
+    assert (alone > 1e-5).mean() < 0.5
+    wrong = wrong_sums(wanted, factors * 8, biases, multipliers)
+    assert (wrong[distances > 1e-5] == 0).all()

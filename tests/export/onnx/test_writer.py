@@ -52,6 +52,46 @@ def test_the_graph_computes_what_the_model_does(name: str, optimized: bool) -> N
     assert_same(capture((MODELS | MORE)[name](), image()), optimized=optimized)
 
 
+def names_of(proto: onnx.ModelProto, operation: str) -> list[str]:
+    return [node.output[0] for node in proto.graph.node if node.op_type == operation]
+
+
+def test_codes_of_kernels_are_exact_where_a_bias_makes_them_so() -> None:
+    """Of 4-bit codes always, on the file's own input and with operators as ONNX defines them."""
+    program = capture(MODELS["mobilenet-lsq_paper"](), image())
+    proto, manifest = to_onnx(program, Container())
+    _, *codes = run(proto, image(3), watch=tuple(one.codes for one in manifest.activations), optimized=False)
+    steps, _ = forced(program, manifest, image(3), codes)
+    assert not any((one != 0).any() for one in steps.values())
+    assert not [name for name in names_of(proto, "Mul") if name.endswith("/finer")]
+    assert manifest.notes == ()
+
+
+def test_narrow_codes_are_multiplied_where_no_bias_gives_exact_8_bit_codes() -> None:
+    program = capture(MODELS["resnet-integer"](), image())
+    proto, manifest = to_onnx(program, Container())
+    finer = [name for name in names_of(proto, "Mul") if name.endswith("/finer")]
+    assert [name.split(".input_quantizer")[0] for name in finer] == [f"layer{number}.0.conv2" for number in (1, 2, 3, 4)]
+    _, *codes = run(proto, image(3), watch=tuple(one.codes for one in manifest.activations), optimized=False)
+    steps, _ = forced(program, manifest, image(3), codes)
+    different = {call for call, one in steps.items() if (one != 0).any()}
+    assert different <= {"fake_quantize_1"}  # the stem's: 8-bit codes times 8-bit weights
+
+
+def test_the_stem_can_be_exact_in_floats(tmp_path: Path) -> None:
+    program = capture(MODELS["resnet-integer"](), image())
+    integer, said = to_onnx(program, Container())
+    assert any(note.startswith("conv1.weight_quantizer: no bias") for note in said.notes)
+    assert "Conv" not in kernels(integer, tmp_path)
+    exact, manifest = to_onnx(program, Container(), exact=True)
+    assert any(note.startswith("conv1.weight_quantizer: runs in floats") for note in manifest.notes)
+    assert {"Conv", "FusedConv"} & set(kernels(exact, tmp_path))
+    for optimized in (False, True):
+        _, *codes = run(exact, image(3), watch=tuple(one.codes for one in manifest.activations), optimized=optimized)
+        steps, _ = forced(program, manifest, image(3), codes)
+        assert not any((one != 0).any() for one in steps.values())
+
+
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_container_gives_the_same_numbers(container: str) -> None:
     program = capture(MODELS["mobilenet-integer"](), image())

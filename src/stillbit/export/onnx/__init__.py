@@ -1,4 +1,4 @@
 """ONNX: a graph of our own, written so that runtimes execute it on integers."""
 
-from stillbit.export.onnx.writer import export_onnx as export_onnx
+from stillbit.export.onnx.containers import Container as Container
 from stillbit.export.onnx.writer import to_onnx as to_onnx

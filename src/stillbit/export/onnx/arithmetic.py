@@ -106,6 +106,23 @@ def softmax(lowering: Lowering, node: fx.Node) -> Value:
     return Value(name, node.meta["shape"])
 
 
+def attention(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers fused attention, which stays float: two products and a softmax."""
+    given, builder, where = arguments(node), lowering.builder, lowering.where(node)
+    if given["is_causal"] or given["enable_gqa"] or given["dropout_p"]:
+        raise ExportError(f"layer {node.meta['layer']}: causal, grouped or dropping attention has no ONNX form here; allowed: plain")
+    width = lowering.value(given["query"]).shape[-1]
+    assert width is not None
+    scale = width**-0.5 if given["scale"] is None else given["scale"]
+    query, key, value = (lowering.float_of(given[name], f"{where}/{name}") for name in ("query", "key", "value"))
+    keys = builder.add("Transpose", [key], f"{where}/turned", perm=[0, 1, 3, 2])
+    scores = builder.add("Mul", [builder.add("MatMul", [query, keys], f"{where}/scores"), builder.constant(float(scale), "scale")], where)
+    if given["attn_mask"] is not None:
+        scores = builder.add("Add", [scores, lowering.float_of(given["attn_mask"], f"{where}/mask")], where)
+    probabilities = builder.add("Softmax", [scores], f"{where}/softmax", axis=-1)
+    return Value(builder.add("MatMul", [probabilities, value], where), node.meta["shape"])
+
+
 def layer_norm(lowering: Lowering, node: fx.Node) -> Value:
     """Lowers layer normalization; a learned shift behind it becomes part of its bias."""
     given, where = arguments(node), lowering.where(node)

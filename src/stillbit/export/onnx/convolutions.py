@@ -10,6 +10,7 @@ from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, arguments
 from stillbit.export.onnx.multiplying import (
     float_weight,
+    floats_of,
     fuses,
     gemm,
     number_of_outputs,
@@ -20,7 +21,7 @@ from stillbit.export.onnx.multiplying import (
     weight_and_bias,
 )
 from stillbit.export.onnx.tails import tail_of
-from stillbit.export.onnx.value import Value, as_float, dequantize
+from stillbit.export.onnx.value import Value, dequantize
 from stillbit.export.onnx.weights import StoredWeight, Weight
 
 
@@ -107,7 +108,7 @@ def _float_conv(
     builder, where = lowering.builder, lowering.where(node)
     stride, pads, dilation, groups = settings
     kernel, stored = float_weight(lowering, source, *weight, where)
-    inputs = [as_float(builder, replace(source, pads=(0, 0, 0, 0)), where), kernel]
+    inputs = [floats_of(lowering, source, where), kernel]
     if bias is not None:
         inputs.append(builder.constant(bias.astype(np.float32), "bias"))
     attributes = {"strides": list(stride), "pads": list(pads), "dilations": list(dilation), "group": groups}

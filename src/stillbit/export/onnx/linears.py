@@ -12,6 +12,7 @@ from stillbit.export.onnx.matmul import matmul_integer
 from stillbit.export.onnx.multiplying import (
     FLOAT,
     float_weight,
+    floats_of,
     fuses,
     gemm,
     number_of_outputs,
@@ -21,7 +22,7 @@ from stillbit.export.onnx.multiplying import (
     total_bias,
 )
 from stillbit.export.onnx.tails import Tail, tail_of
-from stillbit.export.onnx.value import Value, as_float
+from stillbit.export.onnx.value import Value
 from stillbit.export.onnx.weights import StoredWeight, Weight, arrange, store_weight
 
 
@@ -86,7 +87,7 @@ def _float_linear(lowering: Lowering, node: fx.Node, source: Value, weight: tupl
     builder, where = lowering.builder, lowering.where(node)
     rows, stored = float_weight(lowering, source, *weight, None, where)
     matrix = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
-    name = builder.add("MatMul", [as_float(builder, source, where), matrix], f"{where}/matmul", named=True)
+    name = builder.add("MatMul", [floats_of(lowering, source, where), matrix], f"{where}/matmul", named=True)
     lowering.record_layer(node, name, stored)
     if bias is None:
         return name

@@ -30,26 +30,28 @@ class Lowering:
         builder: The graph.
         program: The program.
         container: How codes of weights are stored.
+        exact: Whether a layer runs in floats where no integer kernel gives its exact codes.
+        inexact: Weights of these layers.
         values: What stands for each operation done: a value, several, or the name of an int64 tensor for a size.
         folded: Operations that are part of an earlier one.
         early: Quantizers whose codes an earlier operation has given already, by label.
         finer: Codes times a power of two, by the name of the codes.
         activations: What the manifest says of each quantizer's codes.
         multiplied: The node that multiplies, and the weight, for each layer of the program.
-        notes: What the user should know.
     """
 
-    def __init__(self, program: Program, container: Container, operations: dict[str, Operation]) -> None:
+    def __init__(self, program: Program, container: Container, operations: dict[str, Operation], *, exact: bool = False) -> None:
         self.builder = Builder()
         self.program = program
         self.container = container
+        self.exact = exact
+        self.inexact: list[str] = []
         self.values: dict[fx.Node, Any] = {}
         self.folded: set[fx.Node] = set()
         self.early: set[str] = set()
         self.finer: dict[str, str] = {}
         self.activations: list[Activation] = []
         self.multiplied: dict[str, tuple[str, StoredWeight | None]] = {}
-        self.notes: list[str] = []
         self._operations = operations
 
     def run(self) -> list[tuple[str, Shape]]:

@@ -11,7 +11,7 @@ from stillbit.errors import ExportError
 from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, grid_of
 from stillbit.export.onnx.tails import Tail
-from stillbit.export.onnx.value import CodeGrid, Value, as_float, dequantize
+from stillbit.export.onnx.value import CodeGrid, Value, as_float, as_unfused_float, dequantize
 from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, arrange, store_weight
 
 FLOAT = 1  # ONNX's number of float32
@@ -28,6 +28,14 @@ def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: S
     name = lowering.builder.add("Gemm", inputs, f"{where}/gemm", named=True, transB=1)
     lowering.record_layer(node, name, stored)
     return name
+
+
+def floats_of(lowering: Lowering, source: Value, where: str) -> str:
+    """Gives the name of an input's values for a product in floats, padding left out."""
+    bare = replace(source, pads=(0, 0, 0, 0))
+    if source.grid is not None and lowering.exact:
+        return as_unfused_float(lowering.builder, bare, where)
+    return as_float(lowering.builder, bare, where)
 
 
 def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
@@ -50,7 +58,8 @@ def float_weight(
             f"quantizer {quantized.label}: no int8 tensor holds its codes ({quantized.bits} bits, no zero); allowed: up to 7 bits"
         )
     stored = store_weight(lowering.builder, quantized, lowering.container, arranged)
-    if source.grid is not None:  # ONNX Runtime quantizes float weights beside dequantized inputs anew, each tensor by one scale
+    if source.grid is not None and not lowering.exact:
+        # ONNX Runtime would quantize float weights beside dequantized inputs anew, each tensor by one scale.
         return _dequantized_weight(lowering, stored, 0, where), stored
     # Not DequantizeLinear: it would run at each call, or as a MatMulNBits that rounds the input to 8 bits.
     builder, axes = lowering.builder, (-1, *(1,) * (quantized.codes.ndim - 1))
@@ -99,13 +108,18 @@ def stored_with_bias(
     one more pass over them.
 
     Returns:
-        The input that the kernel takes, and the weight; None where no int8 tensor holds it.
+        The input that the kernel takes, and the weight; None where no int8 tensor holds it, or where codes have to be exact and are not.
     """
     arranged = arrange(weight, _accumulation(lowering, source, bias, tail))
     if arranged is not None and not arranged.exact and (times := _times_finer(source)) > 1:
         finer = _finer(lowering, source, times)
         again = arrange(weight, _accumulation(lowering, finer, bias, tail, times))
-        source, arranged = finer, again
+        if again is None or again.exact or not lowering.exact:
+            source, arranged = finer, again
+    if arranged is not None and not arranged.exact:
+        lowering.inexact.append(weight.label)
+        if lowering.exact:
+            return source, None
     return source, None if arranged is None else store_weight(lowering.builder, weight, lowering.container, arranged)
 
 

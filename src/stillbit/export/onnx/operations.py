@@ -54,6 +54,7 @@ OPERATIONS: dict[str, Operation] = {
     "aten.mean.dim": arithmetic.mean,
     "aten.mul.Tensor": arithmetic.binary("Mul"),
     "aten.relu.default": arithmetic.unary("Relu"),
+    "aten.scaled_dot_product_attention.default": arithmetic.attention,
     "aten.sigmoid.default": arithmetic.unary("Sigmoid"),
     "aten.silu.default": arithmetic.silu,
     "aten.softmax.int": arithmetic.softmax,

@@ -90,6 +90,13 @@ def _dequantized(builder: Builder, codes: str, grid: CodeGrid, where: str) -> st
     return name if grid.shift is None else builder.add("Add", [name, builder.constant(grid.shift, "shift")], f"{where}/shift")
 
 
+def as_unfused_float(builder: Builder, value: Value, where: str) -> str:
+    """Gives the name of the values of codes by operations that a runtime does not take for a dequantization to fuse; not padded."""
+    assert value.grid is not None
+    name = _by_hand(builder, value.name, value.grid, where)
+    return name if value.grid.shift is None else builder.add("Add", [name, builder.constant(value.grid.shift, "shift")], f"{where}/shift")
+
+
 def dequantize(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
     """Gives the name of `scale * (code - offset)`: one DequantizeLinear where ONNX has a form of it."""
     axes = [axis for axis, size in enumerate(grid.scale.shape) if size > 1]
@@ -99,6 +106,10 @@ def dequantize(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
         inputs = [codes, builder.constant(scale, "scale"), builder.constant(offset, "zero_point")]
         along: dict[str, Any] = {"axis": axes[0]} if axes else {}
         return builder.add("DequantizeLinear", inputs, f"{where}/dequantize", **along)
+    return _by_hand(builder, codes, grid, where)
+
+
+def _by_hand(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
     whole = builder.add("Cast", [codes], f"{where}/cast", to=1)
     centred = builder.add("Sub", [whole, builder.constant(grid.offset.astype(np.float32), "zero_point")], f"{where}/centre")
     return builder.add("Mul", [centred, builder.constant(grid.scale, "scale")], f"{where}/scale")
