@@ -102,8 +102,8 @@ def test_the_ratio_is_to_the_float_networks_own_tensors(trained: Path, tmp_path:
     ("format", "options", "message"),
     [
         ("tflite", {}, "format is 'tflite'; allowed: onnx, packed, program"),
-        ("packed", {"container": "int8"}, "container and runtime are of ONNX files; allowed with format packed: neither"),
-        ("program", {"runtime": "1.23"}, "container and runtime are of ONNX files; allowed with format program: neither"),
+        ("packed", {"container": "int8"}, "container, runtime and exact are of ONNX files; allowed with format packed: none of them"),
+        ("program", {"runtime": "1.23"}, "container, runtime and exact are of ONNX files; allowed with format program: none of them"),
         ("onnx", {"container": "int3"}, "int3"),
         ("onnx", {"runtime": "new"}, "new"),
         ("onnx", {"overrides": ["quantization.weight_bits=4"]}, "trained with quantization.weight_bits 3; allowed: 4"),
