@@ -44,7 +44,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mobilenet-lsq_paper": cnn(networks.small_mobilenet),
     "mobilenet-integer": cnn(networks.small_mobilenet, "W3A3", policy="integer"),
     "mobilenet-hard_swish": cnn(lambda: networks.small_mobilenet(hard_swish=True), policy="integer"),
-    "mobilenet-all": cnn(networks.small_mobilenet, "W2A2", policy="all", per_channel=True),
+    "mobilenet-all": cnn(networks.small_mobilenet, policy="all", per_channel=True),
     "resnet-integer": cnn(networks.small_resnet, policy="integer", per_channel=True),
     "resnet-asymmetric": cnn(networks.small_resnet, policy="integer", **ASYMMETRIC),
     "plain-W4A32": cnn(networks.Plain, "W4A32"),

@@ -8,8 +8,11 @@ import pytest
 from stillbit.export import Bounds, capture, export_onnx, inspect, verify
 from tests.export.networks import MODELS, image
 
-# Accumulators of a few narrow codes are coarse in these networks: half a unit of a bias is some tenths of a step of 8 bits.
-COARSE = Bounds(equal=0.95, tie=0.4)
+# The first layer, of 8-bit codes and weights: some sums are one step off, which are some codes in a thousand of images so small.
+COARSE = Bounds(equal=0.999)
+# The first takes the image, which is float or has scales a channel, or its output is summed in floats too; weights of 8 bits with zero
+# points a channel have no integer kernel.
+FLOAT = {"mobilenet-lsq_paper": {"conv_stem"}, "mobilenet-integer": {"conv_stem"}, "resnet-asymmetric": {"conv1", "fc"}}
 CASES = {
     "mobilenet-lsq_paper": "auto",
     "mobilenet-integer": "int4",
@@ -31,7 +34,7 @@ def test_a_family_verifies_and_runs_on_integers(name: str, tmp_path: Path) -> No
     inspection = inspect(tmp_path / "f.onnx")
     assert all(row.kernel for row in inspection.layers), str(inspection)
     floats = {row.name for row in inspection.layers if not row.integer and row.bits != 32}
-    assert len(floats) <= 1, str(inspection)  # the first takes the image, and under per-channel scales no integer kernel has it
+    assert floats == FLOAT.get(name, {"patch_embed.proj"} if "token" in name else set()), str(inspection)
     assert all(one.accumulator_fits for one in inspection.saturation)
 
 

@@ -55,7 +55,8 @@ class Builder:
             inputs: Names of tensors; "" stands for an optional one that is left out.
             wanted: Name of its output, with a number if need be.
             output: Name of its output, as it stands.
-            named: Whether the node itself gets the name of its output. Names are a good part of a small file.
+            named: Whether the node itself gets the name of its output. Names are a good part of a small file; products have them, which
+                reports name, and slices, which ONNX Runtime 1.19 confuses without.
             attributes: ONNX's.
         """
         name = output or self.name(wanted)

@@ -51,6 +51,8 @@ class Container:
             raise ExportError(f"runtime is {runtime!r}; allowed: a version of ONNX Runtime, e.g. 1.23") from None
         if (major, minor) < (1, 19):
             raise ExportError(f"runtime is {runtime}; allowed: ONNX Runtime 1.19 or newer")
+        if kind == "int4" and (major, minor) < _INT4_FROM:
+            raise ExportError(f"container is 'int4' with runtime {runtime}; allowed: ONNX Runtime 1.23 or newer, or another container")
         return cls(kind, (major, minor))
 
     def choose(self, count: int, bits: int) -> str:

@@ -107,7 +107,7 @@ def _float_conv(
 ) -> str:
     builder, where = lowering.builder, lowering.where(node)
     stride, pads, dilation, groups = settings
-    kernel, stored = float_weight(lowering, source, *weight, where)
+    kernel, stored = float_weight(lowering, *weight, where)
     inputs = [floats_of(lowering, source, where), kernel]
     if bias is not None:
         inputs.append(builder.constant(bias.astype(np.float32), "bias"))

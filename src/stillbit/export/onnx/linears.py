@@ -41,8 +41,10 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
         if source.grid is not None and source.grid.uniform:
             source, stored = stored_with_bias(lowering, source, weight, total, tail)
-        elif source.grid is not None and source.grid.constant_along(-1) and (arranged := arrange(weight)) is not None:
-            stored = store_weight(lowering.builder, weight, lowering.container, arranged)
+        elif source.grid is not None and source.grid.constant_along(-1):
+            arranged = arrange(weight)
+            if arranged is not None and arranged.one_offset:
+                stored = store_weight(lowering.builder, weight, lowering.container, arranged)
     if stored is None or source.grid is None:
         return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)
     if not source.grid.uniform:
@@ -85,7 +87,7 @@ def _integer_linear(lowering: Lowering, node: fx.Node, source: Value, stored: St
 
 def _float_linear(lowering: Lowering, node: fx.Node, source: Value, weight: tuple[Any, Weight | None], bias: Array | None) -> str:
     builder, where = lowering.builder, lowering.where(node)
-    rows, stored = float_weight(lowering, source, *weight, None, where)
+    rows, stored = float_weight(lowering, *weight, None, where)
     matrix = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
     name = builder.add("MatMul", [floats_of(lowering, source, where), matrix], f"{where}/matmul", named=True)
     lowering.record_layer(node, name, stored)

@@ -84,10 +84,9 @@ def select(lowering: Lowering, node: fx.Node) -> Value:
     given = arguments(node)
     axis, index = given["dim"], given["index"]
     rank = len(node.meta["shape"]) + 1
-    builder = lowering.builder
 
     def emit(name: str) -> str:
-        return builder.add("Gather", [name, builder.constant(np.array(index, np.int64), "index")], lowering.where(node), axis=axis % rank)
+        return _chosen(lowering, name, index, axis % rank, lowering.where(node))
 
     return move(lowering, node, emit, lambda array: np.take(array, index, axis))
 
@@ -186,12 +185,16 @@ def _filled(parts: dict[int, fx.Node], size: int) -> dict[int, fx.Node]:
 
 
 def _gathered(lowering: Lowering, node: fx.Node, user: fx.Node, axis: int, index: int) -> Value:
-    builder = lowering.builder
-
     def emit(name: str) -> str:
-        return builder.add("Gather", [name, builder.constant(np.array(index, np.int64), "index")], lowering.where(user), axis=axis)
+        return _chosen(lowering, name, index, axis, lowering.where(user))
 
     return move(lowering, node, emit, lambda array: np.take(array, index, axis), shape=user.meta["shape"])
+
+
+def _chosen(lowering: Lowering, name: str, index: int, axis: int, where: str) -> str:
+    return lowering.builder.add(
+        "Gather", [name, lowering.builder.constant(np.array(index, np.int64), "index")], where, named=True, axis=axis
+    )
 
 
 def _cut(lowering: Lowering, node: fx.Node, axis: int, start: Any, end: Any, step: Any, *, shape: Shape | None = None) -> Value:
@@ -207,4 +210,4 @@ def _cut(lowering: Lowering, node: fx.Node, axis: int, start: Any, end: Any, ste
 
 def _sliced(lowering: Lowering, name: str, axis: int, start: int, end: int, step: int, where: str) -> str:
     bounds = [lowering.builder.constant(np.array([one], np.int64), "bound") for one in (start, min(end, _FAR), axis, step)]
-    return lowering.builder.add("Slice", [name, *bounds], where)
+    return lowering.builder.add("Slice", [name, *bounds], where, named=True)

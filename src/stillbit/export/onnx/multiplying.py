@@ -16,6 +16,7 @@ from stillbit.export.onnx.weights import Accumulation, StoredWeight, Weight, arr
 
 FLOAT = 1  # ONNX's number of float32
 _LARGEST_FINE = 127
+_MULTIPLIES_BYTES_FROM = (1, 23)  # ONNX Runtime; its BitShift, which older ones know, is six times as slow
 
 
 def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: StoredWeight) -> str:
@@ -33,9 +34,7 @@ def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: S
 def floats_of(lowering: Lowering, source: Value, where: str) -> str:
     """Gives the name of an input's values for a product in floats, padding left out."""
     bare = replace(source, pads=(0, 0, 0, 0))
-    if source.grid is not None and lowering.exact:
-        return as_unfused_float(lowering.builder, bare, where)
-    return as_float(lowering.builder, bare, where)
+    return as_float(lowering.builder, bare, where) if source.grid is None else as_unfused_float(lowering.builder, bare, where)
 
 
 def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
@@ -45,7 +44,7 @@ def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
 
 
 def float_weight(
-    lowering: Lowering, source: Value, node: Any, quantized: Weight | None, factor: Array | None, where: str
+    lowering: Lowering, node: Any, quantized: Weight | None, factor: Array | None, where: str
 ) -> tuple[str, StoredWeight | None]:
     """Stores a weight for a product in floats: small if it has codes, which become floats once, when the file is loaded."""
     if quantized is None:
@@ -58,10 +57,7 @@ def float_weight(
             f"quantizer {quantized.label}: no int8 tensor holds its codes ({quantized.bits} bits, no zero); allowed: up to 7 bits"
         )
     stored = store_weight(lowering.builder, quantized, lowering.container, arranged)
-    if source.grid is not None and not lowering.exact:
-        # ONNX Runtime would quantize float weights beside dequantized inputs anew, each tensor by one scale.
-        return _dequantized_weight(lowering, stored, 0, where), stored
-    # Not DequantizeLinear: it would run at each call, or as a MatMulNBits that rounds the input to 8 bits.
+    # Not DequantizeLinear, which would run at each call, or fuse: to a MatMulNBits that rounds the input to 8 bits, to an integer kernel.
     builder, axes = lowering.builder, (-1, *(1,) * (quantized.codes.ndim - 1))
     name = builder.add("Cast", [stored.name], f"{where}/float", to=FLOAT)
     if stored.offset.any():
@@ -108,7 +104,7 @@ def stored_with_bias(
     one more pass over them.
 
     Returns:
-        The input that the kernel takes, and the weight; None where no int8 tensor holds it, or where codes have to be exact and are not.
+        The input that the kernel takes, and the weight; None where no kernel takes it, or where codes have to be exact and are not.
     """
     arranged = arrange(weight, _accumulation(lowering, source, bias, tail))
     if arranged is not None and not arranged.exact and (times := _times_finer(source)) > 1:
@@ -118,9 +114,9 @@ def stored_with_bias(
             source, arranged = finer, again
     if arranged is not None and not arranged.exact:
         lowering.inexact.append(weight.label)
-        if lowering.exact:
-            return source, None
-    return source, None if arranged is None else store_weight(lowering.builder, weight, lowering.container, arranged)
+    if arranged is None or not arranged.one_offset or (lowering.exact and not arranged.exact):
+        return source, None
+    return source, store_weight(lowering.builder, weight, lowering.container, arranged)
 
 
 def _accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail, times: int = 1) -> Accumulation | None:
@@ -151,10 +147,17 @@ def _finer(lowering: Lowering, source: Value, times: int) -> Value:
     assert source.grid is not None
     grid = source.grid
     if source.name not in lowering.finer:
-        factor = lowering.builder.constant(np.array(times, np.uint8), "finer")
-        lowering.finer[source.name] = lowering.builder.add("Mul", [source.name, factor], f"{source.name}/finer")
+        lowering.finer[source.name] = _multiplied(lowering, source.name, times)
     finer = CodeGrid(grid.scale / np.float32(times), grid.offset * times, grid.low * times, grid.high * times, grid.shift)
     return replace(source, name=lowering.finer[source.name], grid=finer)
+
+
+def _multiplied(lowering: Lowering, codes: str, times: int) -> str:
+    builder, wanted = lowering.builder, f"{codes}/finer"
+    if lowering.container.runtime >= _MULTIPLIES_BYTES_FROM:
+        return builder.add("Mul", [codes, builder.constant(np.array(times, np.uint8), "finer")], wanted)
+    places = builder.constant(np.array(times.bit_length() - 1, np.uint8), "places")
+    return builder.add("BitShift", [codes, places], wanted, direction="LEFT")
 
 
 def _codes(grid: CodeGrid) -> tuple[int, int]:

@@ -67,6 +67,11 @@ class StoredWeight:
     bias: Array | None = None
     exact: bool = True
 
+    @property
+    def one_offset(self) -> bool:
+        """Whether one zero point serves all outputs; integer kernels fail at several (ONNX Runtime before 1.31)."""
+        return bool((self.offset == self.offset[0]).all())
+
 
 @dataclass(frozen=True)
 class Accumulation:
