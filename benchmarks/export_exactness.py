@@ -45,12 +45,12 @@ def main() -> None:
     record["versions"] = {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")} | {"python": platform.python_version()}
     for name in options.only.split(","):
         for bits in options.bits.split(","):
-            for setting, config in settings(name).items():
-                key = f"{name} {bits} {setting}"
+            for setting, exact in ways(name):
+                key = f"{name} {bits} {setting}{', exact' * exact}"
                 if key in record["rows"]:
                     continue
-                model = quantized(name, config(bits), images)
-                record["rows"][key] = row = measure(model, images)
+                model = quantized(name, settings(name)[setting](bits), images)
+                record["rows"][key] = row = measure(model, images, exact=exact)
                 print(key, json.dumps(row), flush=True)
                 temporary = RESULTS.with_suffix(f".{os.getpid()}")
                 temporary.write_text(json.dumps(record, indent=1) + "\n")
@@ -58,11 +58,16 @@ def main() -> None:
     print(table(record["rows"]))
 
 
-def measure(model: nn.Module, images: Tensor) -> dict[str, Any]:
+def ways(name: str) -> list[tuple[str, bool]]:
+    """Gives the settings of a network, `integer` also with layers in floats that no integer kernel computes exactly."""
+    return [(setting, exact) for setting in settings(name) for exact in (False, True) if not exact or setting == "integer"]
+
+
+def measure(model: nn.Module, images: Tensor, *, exact: bool) -> dict[str, Any]:
     program = capture(model, images[:1])
     with tempfile.TemporaryDirectory() as folder:
         path, packed = Path(folder) / "net.onnx", Path(folder) / "net.safetensors"
-        export_onnx(program, path)
+        export_onnx(program, path, exact=exact)
         export_packed(model, packed, example=images[:1])
         found = verify(path, program, [(batch,) for batch in images.split(4)], precise=True)
         own = same_in_float64(program, images)
