@@ -38,8 +38,10 @@ class Exported:
     float_bytes: int
 
     def __str__(self) -> str:
-        """One line: path, bytes, and how many times smaller than float32."""
-        return f"{self.path}  {self.num_bytes:,} bytes  1/{self.float_bytes / self.num_bytes:.1f} of float32 ({self.float_bytes:,} bytes)"
+        """One line: path, bytes, and how many times smaller, or larger, than float32."""
+        smaller, larger = self.float_bytes / self.num_bytes, self.num_bytes / self.float_bytes
+        share = f"1/{smaller:.1f} of" if smaller >= 1 else f"{larger:.1f} x"
+        return f"{self.path}  {self.num_bytes:,} bytes  {share} float32 ({self.float_bytes:,} bytes)"
 
 
 def export(

@@ -93,7 +93,7 @@ def _use(path: Path, manifest: Mapping[str, Any]) -> str:
     lines = [
         "```python",
         "import torch",
-        "from stillbit.export.packed import load_packed",
+        "from stillbit import load_packed",
         "",
         f'network = load_packed("{path.name}")',
         f"output = network(torch.zeros(1, {shape}))  # float32; any batch size",
