@@ -2,12 +2,14 @@
 
     python -m benchmarks.export_runtimes write FOLDER        # here: files for ONNX Runtime 1.19, and what the installed one gives
     OTHER/bin/python benchmarks/export_runtimes.py check FOLDER      # in an environment that needs numpy and onnxruntime alone
+    python -m benchmarks.export_runtimes openvino FOLDER     # where OpenVINO is installed
 
-Adds what it finds to benchmarks/results/export_runtimes.json, by version.
+Adds what it finds to benchmarks/results/export_runtimes.json, by runtime.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,21 @@ def run(path: Path, x: Any) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
 
 
-def check(folder: Path) -> dict[str, str | float]:
+def run_openvino(path: Path, x: Any) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    return core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0]
+
+
+def check(folder: Path, execute: Callable[[Path, Any], Any]) -> dict[str, str | float]:
     x, found = np.load(folder / "x.npy"), {}
     for path in sorted(folder.glob("*.onnx")):
         expected = np.load(path.with_suffix(".npy"))
         try:
-            found[path.stem] = float(np.abs(run(path, x) - expected).max() / np.abs(expected).max())
+            found[path.stem] = float(np.abs(execute(path, x) - expected).max() / np.abs(expected).max())
         except Exception as error:  # what a runtime refuses is a finding
-            found[path.stem] = str(error).splitlines()[0][:120]
+            found[path.stem] = " ".join(str(error).split())[-160:]
     return found
 
 
@@ -60,11 +69,16 @@ def main() -> None:
     if verb == "write":
         write(folder)
     record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found = check(folder)
-    record[onnxruntime.__version__] = {"python": sys.version.split()[0], "largest_difference_relative": found}
+    found = check(folder, run_openvino if verb == "openvino" else run)
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    if verb == "openvino":
+        from importlib.metadata import version
+
+        runtime = f"OpenVINO {version('openvino')}"
+    record[runtime] = {"python": sys.version.split()[0], "largest_difference_relative": found}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     equal = sum(value == 0 for value in found.values())
-    print(f"ONNX Runtime {onnxruntime.__version__}: {equal} of {len(found)} files equal to the bit")
+    print(f"{runtime}: {equal} of {len(found)} files equal to the bit")
     for name, value in found.items():
         if value != 0:
             print(f"  {name}: {value}")
