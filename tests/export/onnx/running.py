@@ -48,7 +48,7 @@ class Forced(torch.fx.Interpreter):
         steps: By name of call, how far the file's codes are from the program's.
     """
 
-    def __init__(self, program: Program, codes: dict[str, list[np.ndarray[Any, Any]]]) -> None:
+    def __init__(self, program: Program, codes: dict[str, list[Any]]) -> None:
         super().__init__(program.module)
         self.steps: dict[str, torch.Tensor] = {}
         self._codes = codes
@@ -58,7 +58,10 @@ class Forced(torch.fx.Interpreter):
             return super().run_node(n)
         given = self.fetch_args_kwargs_from_env(n)[0]
         own = code_of(*given)
-        found = torch.from_numpy(self._codes[given[-1]].pop(0).astype(np.float32)).reshape(own.shape)
+        codes, order = self._codes[given[-1]].pop(0)
+        order = order or tuple(range(own.dim()))
+        codes = codes.astype(np.float32).reshape([own.shape[axis] for axis in order]).transpose(np.argsort(order))
+        found = torch.from_numpy(np.ascontiguousarray(codes))
         self.steps[n.name] = (found - own).abs()
         return given[1] * (found - (0 if given[2] is None else given[2]))
 
@@ -67,7 +70,7 @@ def forced(program: Program, manifest: Manifest, x: torch.Tensor, codes: list[An
     """Gives the steps by which each quantizer's codes differ, and the output that follows from the file's codes."""
     by_label: dict[str, list[Any]] = {}
     for entry, found in zip(manifest.activations, codes, strict=True):
-        by_label.setdefault(entry.quantizer, []).append(found.astype(np.int64) - entry.offset)
+        by_label.setdefault(entry.quantizer, []).append((found.astype(np.int64) - entry.offset, entry.permutation))
     run_with = Forced(program, by_label)
     with torch.no_grad():
         output = run_with.run(x)

@@ -7,6 +7,7 @@ import numpy as np
 from torch import fx
 
 from stillbit.errors import ExportError
+from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, arguments, quantize
 from stillbit.export.onnx.movements import pair
 from stillbit.export.onnx.tails import tail_of
@@ -35,7 +36,7 @@ def dequantize(lowering: Lowering, node: fx.Node) -> Value | None:
     return Value(lowering.builder.constant(weight.values().astype(np.float32), weight.label), node.meta["shape"])
 
 
-_MULTIPLYING = ("aten.conv2d.default", "aten.linear.default")
+_MULTIPLYING = ("aten.conv2d.default", "aten.conv2d.padding", "aten.linear.default")
 
 
 def unary(operation: str, **attributes: Any) -> Any:
@@ -67,7 +68,7 @@ def add(lowering: Lowering, node: fx.Node) -> Value:
     left, right = node.args[:2]
     if lowering.is_constant(right) and isinstance(left, fx.Node) and node.kwargs.get("alpha", 1) == 1:
         source = lowering.value(left)
-        if source.grid is not None and not any(source.pads) and tuple(node.meta["shape"]) == tuple(source.shape):
+        if source.grid is not None and tuple(node.meta["shape"]) == tuple(source.shape):
             shift = lowering.array(right).astype(np.float32)
             shift = shift.reshape((1,) * (len(source.shape) - shift.ndim) + shift.shape)
             shift = shift if source.grid.shift is None else shift + source.grid.shift
@@ -124,14 +125,16 @@ def attention(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def layer_norm(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers layer normalization; a learned shift behind it becomes part of its bias."""
+    """Lowers layer normalization; a learned shift or a batch norm behind it becomes part of it."""
     given, where = arguments(node), lowering.where(node)
     shape = list(given["normalized_shape"])
-    gamma = np.ones(shape, np.float32) if given["weight"] is None else lowering.array(given["weight"])
-    beta = np.zeros(shape, np.float64) if given["bias"] is None else lowering.array(given["bias"]).astype(np.float64)
+    gamma: Array = np.ones(shape) if given["weight"] is None else lowering.array(given["weight"])
+    beta: Array = np.zeros(shape, np.float64) if given["bias"] is None else lowering.array(given["bias"]).astype(np.float64)
     if len(shape) == 1:
         tail = tail_of(lowering.program, node, -1, shape[0])
         lowering.folded |= set(tail.folded)
+        if tail.factor is not None:
+            gamma, beta = gamma * tail.factor, beta * tail.factor
         beta = beta if tail.bias is None else beta + tail.bias
     constants = [lowering.builder.constant(one.astype(np.float32), wanted) for one, wanted in ((gamma, "gamma"), (beta, "beta"))]
     inputs = [lowering.float_of(given["input"]), *constants]
@@ -215,9 +218,9 @@ def index(lowering: Lowering, node: fx.Node) -> Value:
 
 def size(lowering: Lowering, node: fx.Node) -> str:
     """Lowers the size of an axis."""
-    axis, source = arguments(node)["dim"], lowering.value(node.args[0])
-    end: dict[str, Any] = {} if axis in (-1, len(source.shape) - 1) else {"end": axis + 1}
-    return lowering.builder.add("Shape", [source.name], lowering.where(node), start=axis, **end)
+    source = lowering.value(node.args[0])
+    axis = arguments(node)["dim"] % len(source.shape)
+    return lowering.builder.add("Shape", [source.name], lowering.where(node), start=axis, end=axis + 1)
 
 
 def of_sizes(operation: str) -> Any:

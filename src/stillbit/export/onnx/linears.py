@@ -9,6 +9,7 @@ from torch import fx
 from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.lowering import Lowering, arguments, quantize
 from stillbit.export.onnx.matmul import matmul_integer
+from stillbit.export.onnx.movements import axes_of
 from stillbit.export.onnx.multiplying import (
     FLOAT,
     float_weight,
@@ -21,9 +22,10 @@ from stillbit.export.onnx.multiplying import (
     stored_with_bias,
     total_bias,
 )
-from stillbit.export.onnx.tails import Tail, tail_of
+from stillbit.export.onnx.tails import TURNS, VIEWS, Tail, tail_of
 from stillbit.export.onnx.value import Value
 from stillbit.export.onnx.weights import StoredWeight, Weight, arrange, store_weight
+from stillbit.export.program import operation_name
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Value:
@@ -36,6 +38,8 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
     lowering.folded |= set(tail.folded)
     where, shape, total = lowering.where(node), node.meta["shape"], total_bias(lowering, given["bias"], tail)
     stored = None
+    if weight is not None and tail.factor is not None:
+        weight = weight.scaled(tail.factor)
     if weight is not None and source.grid is not None:
         if source.grid.shift is not None:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
@@ -46,7 +50,7 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
             if arranged is not None and arranged.one_offset:
                 stored = store_weight(lowering.builder, weight, lowering.container, arranged)
     if stored is None or source.grid is None:
-        return Value(_float_linear(lowering, node, source, (weight_node, weight), total), shape)
+        return Value(_float_linear(lowering, node, source, (weight_node, weight, tail.factor), total), shape)
     if not source.grid.uniform:
         return Value(_integer_linear(lowering, node, source, stored, total), shape)
     return _gemm(lowering, node, source, stored, tail)
@@ -60,14 +64,29 @@ def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight
     name = gemm(lowering, node, codes, source, stored)
     if flat:
         return Value(name, shape)
-    if not fuses(lowering, tail):
+    turned = _turned_axes(node, tail.quantizer)
+    if not fuses(lowering, tail) or turned is None:
         return Value(reshaped(lowering, name, shape, where), shape)
     assert tail.quantizer is not None
-    name, grid = quantize(lowering, name, 2, tail.quantizer)
+    name, grid = quantize(lowering, name, 2, tail.quantizer, turned=turned)
     label, one = str(tail.quantizer.args[7]), (1,) * len(shape)
     lowering.early.add(label)
     grid = replace(grid, scale=grid.scale.reshape(one), offset=grid.offset.reshape(one))
     return Value(reshaped(lowering, name, shape, where), shape, grid, quantizer=label)
+
+
+def _turned_axes(node: fx.Node, quantizer: fx.Node | None) -> tuple[int, ...] | None:
+    """Gives the permutation that turns a quantizer's codes back to the order of a layer's rows; empty: as they are; None: there is none."""
+    order: list[int] = []
+    while quantizer is not None and node is not quantizer:
+        (node,) = node.users
+        name = operation_name(node.target)
+        if name in TURNS:
+            axes = axes_of(node)
+            order = [(order or list(range(len(axes))))[axis] for axis in axes]
+        elif name in VIEWS and name != "aten.contiguous.default" and order:
+            return None
+    return tuple(np.argsort(order).tolist())
 
 
 def _integer_linear(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, bias: Array | None) -> str:
@@ -85,9 +104,11 @@ def _integer_linear(lowering: Lowering, node: fx.Node, source: Value, stored: St
     return builder.add("Add", [name, builder.constant(bias.astype(np.float32), "bias")], f"{where}/bias")
 
 
-def _float_linear(lowering: Lowering, node: fx.Node, source: Value, weight: tuple[Any, Weight | None], bias: Array | None) -> str:
+def _float_linear(
+    lowering: Lowering, node: fx.Node, source: Value, weight: tuple[Any, Weight | None, Array | None], bias: Array | None
+) -> str:
     builder, where = lowering.builder, lowering.where(node)
-    rows, stored = float_weight(lowering, *weight, None, where)
+    rows, stored = float_weight(lowering, *weight, where)
     matrix = builder.add("Transpose", [rows], f"{where}/transposed", perm=[1, 0])
     name = builder.add("MatMul", [floats_of(lowering, source, where), matrix], f"{where}/matmul", named=True)
     lowering.record_layer(node, name, stored)

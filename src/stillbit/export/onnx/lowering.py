@@ -138,7 +138,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return defaults | given
 
 
-def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node) -> tuple[str, CodeGrid]:
+def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turned: tuple[int, ...] = ()) -> tuple[str, CodeGrid]:
     """Puts float values onto a quantizer's grid.
 
     Args:
@@ -146,6 +146,7 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node) -> tuple
         source: Name of the float tensor.
         rank: Its number of axes.
         node: The quantizer.
+        turned: From the quantizer's axes to those of the tensor, where they stand in another order.
 
     Returns:
         Name of the uint8 codes, and their grid.
@@ -171,7 +172,8 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node) -> tuple
     zero_point = _zero_point(lowering, node)
     bits = (int(high) - int(low)).bit_length()  # type: ignore[arg-type]
     offset = int(grid.offset.reshape(())) - zero_point
-    lowering.activations.append(Activation(label, name, offset, int(low), int(high), bits))  # type: ignore[arg-type]
+    entry = Activation(label, name, offset, int(low), int(high), bits, turned or None)  # type: ignore[arg-type]
+    lowering.activations.append(entry)
     return name, grid
 
 

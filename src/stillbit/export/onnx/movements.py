@@ -28,8 +28,6 @@ def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Arra
     """
     source = lowering.value(node.args[0])
     result: Shape = node.meta["shape"] if shape is None else shape
-    if any(source.pads):
-        source = Value(as_float(lowering.builder, source, lowering.where(node)), source.shape)
     if source.grid is None:
         return Value(emit(source.name), result)
     try:
@@ -59,17 +57,21 @@ def unchanged(lowering: Lowering, node: fx.Node) -> Value:
 
 def permute(lowering: Lowering, node: fx.Node) -> Value:
     """Lowers permute, transpose, mT and t: a Transpose."""
-    rank = len(node.meta["shape"])
-    given, order = arguments(node), list(range(rank))
-    if "dims" in given:
-        order = [axis % rank for axis in given["dims"]]
-    else:  # transpose; mT and t turn the last two
-        first, second = given.get("dim0", -2), given.get("dim1", -1)
-        order[first], order[second] = order[second], order[first]
-    builder = lowering.builder
+    order, builder = axes_of(node), lowering.builder
     return move(
         lowering, node, lambda name: builder.add("Transpose", [name], lowering.where(node), perm=order), lambda a: a.transpose(order)
     )
+
+
+def axes_of(node: fx.Node) -> list[int]:
+    """Gives the axes of its argument in the order in which permute, transpose, mT and t have them."""
+    rank = len(node.meta["shape"])
+    given, order = arguments(node), list(range(rank))
+    if "dims" in given:
+        return [axis % rank for axis in given["dims"]]
+    first, second = given.get("dim0", -2), given.get("dim1", -1)  # mT and t turn the last two
+    order[first], order[second] = order[second], order[first]
+    return order
 
 
 def slice_(lowering: Lowering, node: fx.Node) -> Value:
@@ -125,10 +127,9 @@ def pad(lowering: Lowering, node: fx.Node) -> Value:
     sizes, mode, fill = list(given["pad"]), given["mode"], given["value"]
     readers = {str(user.target) for user in node.users}
     image = len(source.shape) == 4 and len(sizes) in (2, 4) and min(sizes) >= 0
-    if mode == "constant" and not fill and image and readers == {"aten.conv2d.default"}:
+    if mode == "constant" and not fill and image and readers <= {"aten.conv2d.default", "aten.conv2d.padding"}:
         left, right, top, bottom = [*sizes, 0, 0][:4]
-        own = (top, left, bottom, right)
-        return replace(source, shape=node.meta["shape"], pads=tuple(a + b for a, b in zip(own, source.pads, strict=True)))
+        return replace(source, shape=node.meta["shape"], pads=(top, left, bottom, right))
     builder, where = lowering.builder, lowering.where(node)
     rank = len(source.shape)
     before, after = [0] * rank, [0] * rank
@@ -167,7 +168,7 @@ def max_pool2d(lowering: Lowering, node: fx.Node) -> Value:
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": pair(given["stride"] or kernel), "pads": pair(given["padding"]) * 2}
     attributes |= {"dilations": pair(given["dilation"]), "ceil_mode": int(given["ceil_mode"])}
     where = lowering.where(node)
-    if source.grid is None or not source.grid.uniform or any(source.pads):
+    if source.grid is None or not source.grid.uniform:
         name = lowering.builder.add("MaxPool", [as_float(lowering.builder, source, where)], where, **attributes)
         return Value(name, node.meta["shape"])
     return replace(source, name=lowering.builder.add("MaxPool", [source.name], where, **attributes), shape=node.meta["shape"])

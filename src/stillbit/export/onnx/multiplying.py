@@ -32,9 +32,8 @@ def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: S
 
 
 def floats_of(lowering: Lowering, source: Value, where: str) -> str:
-    """Gives the name of an input's values for a product in floats, padding left out."""
-    bare = replace(source, pads=(0, 0, 0, 0))
-    return as_float(lowering.builder, bare, where) if source.grid is None else as_unfused_float(lowering.builder, bare, where)
+    """Gives the name of an input's values for a product in floats."""
+    return as_float(lowering.builder, source, where) if source.grid is None else as_unfused_float(lowering.builder, source, where)
 
 
 def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
@@ -75,7 +74,7 @@ def shift_into_bias(
     convolution = weight.codes.ndim == 4
     axis = 1 if convolution else shift.ndim - 1
     if any(pads) or any(size != 1 for place, size in enumerate(shift.shape) if place != axis):
-        floats = as_float(lowering.builder, replace(source, pads=(0, 0, 0, 0)), where)
+        floats = as_float(lowering.builder, source, where)
         return Value(floats, source.shape, pads=source.pads), bias
     values = weight.values()
     values = values.reshape(*values.shape[:2], -1).sum(-1) if convolution else values

@@ -10,6 +10,7 @@ OPERATIONS: dict[str, Operation] = {
     # products
     "aten.bmm.default": matmul,
     "aten.conv2d.default": conv2d,
+    "aten.conv2d.padding": conv2d,
     "aten.linear.default": linear,
     "aten.matmul.default": matmul,
     # quantizers

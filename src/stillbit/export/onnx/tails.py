@@ -10,8 +10,8 @@ from stillbit.export.onnx.builder import Array
 from stillbit.export.onnx.value import Shape, constant_array
 from stillbit.export.program import Program, operation_name
 
-_VIEWS = ("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.contiguous.default", "aten.unsqueeze.default")
-_MOVES = (*_VIEWS, "aten.permute.default", "aten.transpose.int", "aten.mT.default")
+VIEWS = ("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.contiguous.default", "aten.unsqueeze.default")
+TURNS = ("aten.permute.default", "aten.transpose.int", "aten.mT.default")
 
 
 @dataclass
@@ -43,11 +43,11 @@ def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
     tail, node, viewed = Tail(), layer, [layer]
     while (reader := _only_reader(node)) is not None:
         name = operation_name(reader.target) if reader.op == "call_function" else ""
-        if name == "aten.batch_norm.default" and viewed == [layer]:
+        if name == "aten.batch_norm.default" and len(viewed) == 1 and axis % len(node.meta["shape"]) == 1:
             _fold_norm(program, tail, reader)
         elif name == "aten.add.Tensor" and (added := _added(program, reader, node, viewed, axis, outputs)) is not None:
             tail.bias = added if tail.bias is None else tail.bias + added
-        elif name in _VIEWS:
+        elif name in VIEWS:
             viewed = [*viewed, reader]
             node = reader
             continue
@@ -56,7 +56,7 @@ def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
         tail.folded.append(reader)
         viewed = [reader if one is node else one for one in viewed]
         node = reader
-    while (reader := _only_reader(node)) is not None and reader.op == "call_function" and operation_name(reader.target) in _MOVES:
+    while (reader := _only_reader(node)) is not None and reader.op == "call_function" and operation_name(reader.target) in VIEWS + TURNS:
         node = reader
     if reader is not None and reader.op == "call_function" and operation_name(reader.target) == "stillbit.fake_quantize.default":
         tail.quantizer = reader

@@ -62,7 +62,7 @@ class Value:
         name: Its name: of float32, or of uint8 codes.
         shape: Sizes, None where one follows from the batch's.
         grid: What codes mean; None: it holds floats.
-        pads: Zeros that a convolution has to put around it: top, left, bottom, right.
+        pads: Zeros that convolutions have to put around it: top, left, bottom, right. Nothing but these reads such a tensor.
         quantizer: Label of the quantizer that made the codes.
     """
 
@@ -74,27 +74,18 @@ class Value:
 
 
 def as_float(builder: Builder, value: Value, where: str) -> str:
-    """Gives the name of the tensor's values, padding included."""
-    name = value.name
-    if value.grid is not None:
-        name = _dequantized(builder, name, value.grid, where)
-    if any(value.pads):
-        top, left, bottom, right = value.pads
-        pads = builder.constant(np.array([0, 0, top, left, 0, 0, bottom, right], np.int64), "pads")
-        name = builder.add("Pad", [name, pads], f"{where}/pad")
-    return name
-
-
-def _dequantized(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
-    name = dequantize(builder, codes, grid, where)
-    return name if grid.shift is None else builder.add("Add", [name, builder.constant(grid.shift, "shift")], f"{where}/shift")
+    """Gives the name of the tensor's values, without padding."""
+    return value.name if value.grid is None else _shifted(builder, dequantize(builder, value.name, value.grid, where), value.grid, where)
 
 
 def as_unfused_float(builder: Builder, value: Value, where: str) -> str:
-    """Gives the name of the values of codes by operations that a runtime does not take for a dequantization to fuse; not padded."""
+    """Gives the name of the values of codes by operations that a runtime does not take for a dequantization to fuse; without padding."""
     assert value.grid is not None
-    name = _by_hand(builder, value.name, value.grid, where)
-    return name if value.grid.shift is None else builder.add("Add", [name, builder.constant(value.grid.shift, "shift")], f"{where}/shift")
+    return _shifted(builder, _by_hand(builder, value.name, value.grid, where), value.grid, where)
+
+
+def _shifted(builder: Builder, name: str, grid: CodeGrid, where: str) -> str:
+    return name if grid.shift is None else builder.add("Add", [name, builder.constant(grid.shift, "shift")], f"{where}/shift")
 
 
 def dequantize(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
