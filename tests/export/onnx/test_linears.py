@@ -35,10 +35,12 @@ def test_grids(biased: bool, grid: str, kind: str, output: str) -> None:
     assert set(done) & {"Gemm", "MatMulInteger", "MatMul"} == {wanted}
 
 
-def test_eight_bits_with_zero_points_beside_scales_of_rows() -> None:
-    """The int8 tensor has zero points of its own then."""
-    matrix = weight(6, 8, bits=8, kind="zero_point")
-    assert_lowered(lambda x: functional.linear(quantized(x, **GRIDS["token"]), matrix(), BIAS), 5, 8)
+@pytest.mark.parametrize("kind", ["zero_point", "one_zero_point"])
+def test_eight_bits_with_zero_points_beside_scales_of_rows(kind: str) -> None:
+    """The int8 tensor has zero points of its own then, and integer kernels take one."""
+    matrix = weight(6, 8, bits=8, kind=kind)
+    done = operations(assert_lowered(lambda x: functional.linear(quantized(x, **GRIDS["token"]), matrix(), BIAS), 5, 8))
+    assert ("MatMulInteger" in done) == (kind == "one_zero_point")
 
 
 @pytest.mark.parametrize("shift", [(8,), (1,), (5, 1), (5, 8)], ids=str)
@@ -67,7 +69,7 @@ def test_a_quantizer_behind_movements_stands_before_them() -> None:
 
     def network(x: Tensor) -> Tensor:
         rows = functional.linear(quantized(x), matrix(), BIAS)
-        return quantized(rows.view(-1, 5, 2, 3).transpose(1, 2), 0.4, label="b").flatten(1)
+        return quantized(rows.view(-1, 5, 2, 3).permute(0, 2, 3, 1), 0.4, label="b").flatten(1)
 
     done = operations(assert_lowered(network, 5, 8))
     assert done.index("Clip", done.index("Gemm")) < done.index("Transpose")

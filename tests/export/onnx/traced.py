@@ -58,13 +58,13 @@ def quantized(
 
 
 def weight(*shape: int, bits: int = 4, kind: str = "per_channel", label: str = "w") -> Callable[[], Tensor]:
-    """Gives what makes the values of a weight's codes; per_channel, per_tensor, zero_point or half_step."""
+    """Gives what makes the values of a weight's codes; per_channel, per_tensor, zero_point, one_zero_point or half_step."""
     generator = torch.Generator().manual_seed(3)
-    low = 0 if kind == "zero_point" else -(2 ** (bits - 1))
+    low = 0 if "zero_point" in kind else -(2 ** (bits - 1))
     codes = torch.randint(low, low + 2**bits, shape, generator=generator).to(torch.uint8 if low == 0 else torch.int8)
-    sizes = (1,) * len(shape) if kind == "per_tensor" else (shape[0], *(1,) * (len(shape) - 1))
+    sizes = (1,) * len(shape) if kind in ("per_tensor", "one_zero_point") else (shape[0], *(1,) * (len(shape) - 1))
     scale = torch.rand(sizes, generator=generator) * 0.1 + 0.05
-    point = torch.randint(0, 2**bits, sizes, generator=generator).float() if kind == "zero_point" else None
+    point = torch.randint(0, 2**bits, sizes, generator=generator).float() if "zero_point" in kind else None
     shift = 0.5 if kind == "half_step" else 0.0
     return lambda: torch.ops.stillbit.dequantize(codes, scale, point, shift, bits, label)
 

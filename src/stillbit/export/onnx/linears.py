@@ -93,7 +93,7 @@ def _integer_linear(lowering: Lowering, node: fx.Node, source: Value, stored: St
     builder, where = lowering.builder, lowering.where(node)
     assert source.grid is not None
     columns = builder.add("Transpose", [stored.name], f"{where}/transposed", perm=[1, 0])
-    right = (columns, np.array(stored.offset))
+    right = (columns, stored.offset[:1])  # one for all outputs
     name = matmul_integer(lowering, where, (source.name, source.grid.offset), right, np.int8)
     lowering.record_layer(node, name, stored)
     name = builder.add("Cast", [name], f"{where}/float", to=FLOAT)

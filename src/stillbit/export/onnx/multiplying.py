@@ -75,7 +75,7 @@ def shift_into_bias(
     axis = 1 if convolution else shift.ndim - 1
     if any(pads) or any(size != 1 for place, size in enumerate(shift.shape) if place != axis):
         floats = as_float(lowering.builder, source, where)
-        return Value(floats, source.shape, pads=source.pads), bias
+        return Value(floats, source.shape), bias
     values = weight.values()
     values = values.reshape(*values.shape[:2], -1).sum(-1) if convolution else values
     inputs = values.shape[1] * groups

@@ -54,7 +54,6 @@ def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
         else:
             break
         tail.folded.append(reader)
-        viewed = [reader if one is node else one for one in viewed]
         node = reader
     while (reader := _only_reader(node)) is not None and reader.op == "call_function" and operation_name(reader.target) in VIEWS + TURNS:
         node = reader
