@@ -16,6 +16,7 @@ from stillbit.errors import ExportError
 from stillbit.export import ops as _ops  # noqa: F401 - registers the operations
 from stillbit.export.program import Program
 from stillbit.export.simplify import simplify
+from stillbit.numerics.grid import Grid
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import WeightSite, weight_sites
 
@@ -78,29 +79,27 @@ def _resolve(quantizer: Quantizer, name: str, site: WeightSite | None) -> None:
     zero_point = grid.zero_point
     quantizer.register_buffer("grid_zero_point", zero_point.clone() if isinstance(zero_point, Tensor) else None)
     # An attribute of this object comes before the method of its class; a copy is changed, not the user's model.
-    quantizer.forward = _weight_values(quantizer, name) if site is not None else _activation_values(quantizer, name)  # type: ignore[method-assign]
+    quantizer.forward = _weight_values(quantizer, name, grid) if site is not None else _activation_values(quantizer, name, grid)  # type: ignore[method-assign]
 
 
-def _weight_values(quantizer: Quantizer, name: str) -> Callable[..., Tensor]:
-    shift = 0.5 if not quantizer.needs_range else 0.0
-
+def _weight_values(quantizer: Quantizer, name: str, grid: Grid) -> Callable[..., Tensor]:
     def forward(_latent: Tensor) -> Tensor:
         values: Tensor = torch.ops.stillbit.dequantize(
-            quantizer.codes, quantizer.grid_scale, quantizer.grid_zero_point, shift, quantizer.bits, name
+            quantizer.codes, quantizer.grid_scale, quantizer.grid_zero_point, grid.shift, quantizer.bits, name
         )
         return values
 
     return forward
 
 
-def _activation_values(quantizer: Quantizer, name: str) -> Callable[..., Tensor]:
-    low, high = quantizer.limits
-
+def _activation_values(quantizer: Quantizer, name: str, grid: Grid) -> Callable[..., Tensor]:
     def forward(x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
         clip = None if quantizer.clip is None else list(quantizer.clip)
         if before is not None:
             x, clip = quantizer.clipped(x) + before, None
-        values: Tensor = torch.ops.stillbit.fake_quantize(x, quantizer.grid_scale, quantizer.grid_zero_point, 0.0, low, high, clip, name)
+        values: Tensor = torch.ops.stillbit.fake_quantize(
+            x, quantizer.grid_scale, quantizer.grid_zero_point, grid.shift, grid.low, grid.high, clip, name
+        )
         return values if after is None else values + after
 
     return forward

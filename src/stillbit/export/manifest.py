@@ -42,7 +42,6 @@ class Activation:
         high: Largest code of the program.
         bits: Width.
         permutation: From the program's axes to the file's, as numpy's transpose takes it; None: as they are.
-        shape: Shape of the program's result, -1 for the batch, where the file has it flattened; None: as it is.
     """
 
     quantizer: str
@@ -52,7 +51,6 @@ class Activation:
     high: int
     bits: int
     permutation: tuple[int, ...] | None = None
-    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

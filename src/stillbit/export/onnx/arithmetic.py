@@ -17,11 +17,9 @@ from stillbit.export.onnx.value import Value, as_float
 def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
     """Lowers an activation quantizer: QuantizeLinear and Clip. Codes become values again where something computes with them."""
     source, label = lowering.value(node.args[0]), str(node.args[7])
-    if label in lowering.early:
-        return source
     rank = len(node.meta["shape"])
     if source.grid is not None and source.grid.shift is None and source.quantizer == label:
-        return source  # a max pool stands between a quantizer and its tie
+        return source  # codes already: a Gemm gives them at once, or a max pool stands between a quantizer and its tie
     name, grid = quantize(lowering, as_float(lowering.builder, source, lowering.where(node)), rank, node)
     return Value(name, node.meta["shape"], grid, quantizer=label)
 

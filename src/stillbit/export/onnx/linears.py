@@ -70,7 +70,6 @@ def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight
     assert tail.quantizer is not None
     name, grid = quantize(lowering, name, 2, tail.quantizer, turned=turned)
     label, one = str(tail.quantizer.args[7]), (1,) * len(shape)
-    lowering.early.add(label)
     grid = replace(grid, scale=grid.scale.reshape(one), offset=grid.offset.reshape(one))
     return Value(reshaped(lowering, name, shape, where), shape, grid, quantizer=label)
 

@@ -34,7 +34,6 @@ class Lowering:
         inexact: Weights of these layers.
         values: What stands for each operation done: a value, several, or the name of an int64 tensor for a size.
         folded: Operations that are part of an earlier one.
-        early: Quantizers whose codes an earlier operation has given already, by label.
         finer: Codes times a power of two, by the name of the codes.
         activations: What the manifest says of each quantizer's codes.
         multiplied: The node that multiplies, and the weight, for each layer of the program.
@@ -48,7 +47,6 @@ class Lowering:
         self.inexact: list[str] = []
         self.values: dict[fx.Node, Any] = {}
         self.folded: set[fx.Node] = set()
-        self.early: set[str] = set()
         self.finer: dict[str, str] = {}
         self.activations: list[Activation] = []
         self.multiplied: dict[str, tuple[str, StoredWeight | None]] = {}
@@ -109,12 +107,12 @@ class Lowering:
             return as_float(self.builder, self.value(node), where or self.where(node))
         return self.builder.constant(float(node), "number")
 
-    def weight(self, node: Any, *, axis: int = 0) -> Weight | None:
+    def weight(self, node: Any) -> Weight | None:
         """Gives the weight that a node makes of codes, outputs first; None for any other node."""
         if not isinstance(node, fx.Node) or node.op != "call_function" or operation_name(node.target) != "stillbit.dequantize.default":
             return None
         codes, scale, zero_point, shift, bits, label = node.args
-        array, sizes = np.moveaxis(self.array(codes), axis, 0), self.array(scale).astype(np.float64)
+        array, sizes = self.array(codes), self.array(scale).astype(np.float64)
         outputs = array.shape[0]
         if sizes.size not in (1, outputs):
             return None

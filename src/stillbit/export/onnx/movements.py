@@ -31,7 +31,7 @@ def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Arra
     if source.grid is None:
         return Value(emit(source.name), result)
     try:
-        grid = source.grid.moved(source.shape, on_array)
+        grid = source.grid.moved(source.shape, len(result), on_array)
     except ValueError:  # scales that cannot be followed, where the batch's axis is cut
         return Value(emit(as_float(lowering.builder, source, lowering.where(node))), result)
     return Value(emit(source.name), result, grid, quantizer=source.quantizer)

@@ -38,17 +38,21 @@ class CodeGrid:
         """Whether scale and zero point are the same along an axis."""
         return self.scale.shape[axis] == 1 and self.offset.size == 1
 
-    def moved(self, before: Shape, move: Callable[[Array], Array]) -> "CodeGrid":
+    def moved(self, before: Shape, rank: int, move: Callable[[Array], Array]) -> "CodeGrid":
         """Gives the grid of the tensor after its elements have moved.
 
         Args:
             before: Shape of the tensor.
-            move: The movement, for a batch of one.
+            rank: Number of its axes then.
+            move: The movement, for a batch of one; asked only of what varies.
+
+        Raises:
+            ValueError: If what varies cannot be followed for a batch of one.
         """
 
         def one(part: Array) -> Array:
             if part.size == 1:
-                return part.reshape((1,) * move(np.zeros(_single(before), np.bool_)).ndim)
+                return part.reshape((1,) * rank)
             return _narrowed(move(np.broadcast_to(part, _single(before))))
 
         return replace(self, scale=one(self.scale), offset=one(self.offset), shift=None if self.shift is None else one(self.shift))
