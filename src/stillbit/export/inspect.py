@@ -8,10 +8,10 @@ from typing import Any
 from safetensors import safe_open
 
 from stillbit.export.kernels_used import INTEGER, kernels_used
-from stillbit.export.layers import argument_of, layers_of, operation_of, source_of
+from stillbit.export.layers import layers_of, operation_of, source_of
 from stillbit.export.manifest import Layer, Manifest, read_manifest
 from stillbit.export.packed import load_packed
-from stillbit.export.program import Program
+from stillbit.export.program import Program, arguments
 from stillbit.export.runtime import optimized, runtime_version
 from stillbit.export.saturation import Saturation, saturation_in, saturation_lines, saturation_of
 from stillbit.export.stored import stored_bytes, tensor_bytes
@@ -171,7 +171,7 @@ def _codes_name(program: Program, name: str) -> str:
     (node,) = (one for one in program.module.graph.nodes if one.name == name)
     sources = [source_of(one) for one in node.args[:2]]
     (weight,) = (one for one in sources if one.op == "get_attr" or operation_of(one) == "dequantize")
-    return str(weight.target if weight.op == "get_attr" else argument_of(weight, "codes", 0).target)
+    return str(weight.target if weight.op == "get_attr" else arguments(weight)["codes"].target)
 
 
 def _row(layer: Layer, sizes: dict[str, int], kernels: dict[str, str]) -> LayerRow:

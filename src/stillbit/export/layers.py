@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from stillbit.export.program import Program, operation_name
+from stillbit.export.program import Program, arguments, operation_name
 
 # Operations that move or choose elements: what they give lies on the grid that their first argument lies on.
 _MOVES = (
@@ -115,11 +115,6 @@ def operation_of(node: fx.Node) -> str:
     return operation_name(node.target).split(".")[1]
 
 
-def argument_of(node: fx.Node, name: str, position: int) -> Any:
-    """Gives an argument of a call, whether it was given by position or by name."""
-    return node.args[position] if len(node.args) > position else node.kwargs[name]
-
-
 class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -146,8 +141,8 @@ def _layer(node: fx.Node, shapes: dict[str, tuple[int, ...]]) -> LayerInfo:
         node=node.name,
         layer=str(node.meta["layer"]),
         kind=kind,
-        weight=argument_of(weight, "label", 5) if quantized and weight is not None else None,
-        bits=None if weight is None else argument_of(weight, "bits", 4) if quantized else 32,
+        weight=arguments(weight)["label"] if quantized and weight is not None else None,
+        bits=None if weight is None else arguments(weight)["bits"] if quantized else 32,
         weights=0 if weight is None else prod(width),
         macs=macs,
         accumulations=accumulations,
@@ -159,7 +154,7 @@ def _layer(node: fx.Node, shapes: dict[str, tuple[int, ...]]) -> LayerInfo:
 def _operand(source: fx.Node) -> Operand | None:
     if operation_of(source) != "fake_quantize":
         return None
-    return Operand(argument_of(source, "label", 7), argument_of(source, "low", 4), argument_of(source, "high", 5))
+    return Operand(arguments(source)["label"], arguments(source)["low"], arguments(source)["high"])
 
 
 def _groups(kind: str, node: fx.Node) -> int:

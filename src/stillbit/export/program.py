@@ -138,3 +138,13 @@ def operation_name(target: Callable[..., Any] | str) -> str:
     'aten.relu.default'
     """
     return f"operator.{target.__name__}" if callable(target) and not isinstance(target, torch._ops.OpOverload) else str(target)
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Gives all arguments of an operation of PyTorch by name, defaults included."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    given: dict[str, Any] = dict(node.kwargs)
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        given[argument.name] = value
+    defaults = {one.name: one.default_value if one.has_default_value() else None for one in node.target._schema.arguments}
+    return defaults | given

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from stillbit.export.layers import argument_of, operation_of
+from stillbit.export.layers import operation_of
 from stillbit.export.ops import code_of
-from stillbit.export.program import Program
+from stillbit.export.program import Program, arguments
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def numbered(labels: list[str]) -> list[str]:
 def _labels(graph: fx.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if operation_of(node) == "fake_quantize":
-            yield argument_of(node, "label", 7)
+            yield arguments(node)["label"]
 
 
 def _numbered(label: str, seen: Counter[str]) -> str:

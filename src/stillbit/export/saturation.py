@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from stillbit.export.layers import argument_of, is_product, layers_of, operation_of, source_of
+from stillbit.export.layers import is_product, layers_of, operation_of, source_of
 from stillbit.export.manifest import Activation, Layer, Manifest
-from stillbit.export.program import Program
+from stillbit.export.program import Program, arguments
 from stillbit.export.runtime import PRECISE, Array
 from stillbit.export.stored import stored_codes
 
@@ -87,11 +87,11 @@ def saturation_of(program: Program) -> list[Saturation]:
             continue
         info = infos[node.name]
         (weight,) = (one for one in map(source_of, node.args[:2]) if operation_of(one) == "dequantize")
-        codes = tensors[argument_of(weight, "codes", 0).target].numpy().astype(np.int64)
-        zero_point = argument_of(weight, "zero_point", 2)
+        codes = tensors[arguments(weight)["codes"].target].numpy().astype(np.int64)
+        zero_point = arguments(weight)["zero_point"]
         if zero_point is not None:
             codes = codes - tensors[zero_point.target].numpy().astype(np.int64)
-        if argument_of(weight, "shift", 3):
+        if arguments(weight)["shift"]:
             codes = 2 * codes + 1
         operand = info.operands[0]
         assert operand is not None

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from stillbit.errors import ExportError
-from stillbit.export.layers import argument_of, operation_of
+from stillbit.export.layers import operation_of
 from stillbit.export.manifest import Manifest
-from stillbit.export.program import Program
+from stillbit.export.program import Program, arguments
 from stillbit.export.runtime import Array
 from stillbit.export.stored import stored_codes
 from stillbit.export.verification import WeightCheck
@@ -36,11 +36,11 @@ def _own_codes(program: Program) -> dict[str, tuple[Array, float]]:
     tensors, found = program.tensors(), {}
     for node in program.module.graph.nodes:
         if operation_of(node) == "dequantize":
-            values = tensors[argument_of(node, "codes", 0).target].numpy().astype(np.int64)
-            zero_point = argument_of(node, "zero_point", 2)
+            values = tensors[arguments(node)["codes"].target].numpy().astype(np.int64)
+            zero_point = arguments(node)["zero_point"]
             if zero_point is not None:
                 values = values - tensors[zero_point.target].numpy().astype(np.int64)
-            found[argument_of(node, "label", 5)] = (values, argument_of(node, "shift", 3))
+            found[arguments(node)["label"]] = (values, arguments(node)["shift"])
     return found
 
 

@@ -8,10 +8,11 @@ from torch import fx
 
 from stillbit.errors import ExportError
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering, arguments, quantize
+from stillbit.export.onnx.lowering import Lowering, quantize
 from stillbit.export.onnx.movements import pair
 from stillbit.export.onnx.tails import tail_of
 from stillbit.export.onnx.value import Value, as_float
+from stillbit.export.program import arguments
 
 
 def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering, arguments
+from stillbit.export.onnx.lowering import Lowering
 from stillbit.export.onnx.multiplying import (
     float_weight,
     floats_of,
@@ -23,6 +23,7 @@ from stillbit.export.onnx.multiplying import (
 from stillbit.export.onnx.tails import tail_of
 from stillbit.export.onnx.value import Value, dequantize
 from stillbit.export.onnx.weights import StoredWeight, Weight
+from stillbit.export.program import arguments
 
 
 def conv2d(lowering: Lowering, node: fx.Node) -> Value:

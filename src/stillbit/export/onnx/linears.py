@@ -7,7 +7,7 @@ import numpy as np
 from torch import fx
 
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering, arguments, quantize
+from stillbit.export.onnx.lowering import Lowering, quantize
 from stillbit.export.onnx.matmul import matmul_integer
 from stillbit.export.onnx.movements import axes_of
 from stillbit.export.onnx.multiplying import (
@@ -25,7 +25,7 @@ from stillbit.export.onnx.multiplying import (
 from stillbit.export.onnx.tails import TURNS, VIEWS, Tail, tail_of
 from stillbit.export.onnx.value import Value
 from stillbit.export.onnx.weights import StoredWeight, Weight, arrange, store_weight
-from stillbit.export.program import operation_name
+from stillbit.export.program import arguments, operation_name
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Value:

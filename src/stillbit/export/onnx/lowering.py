@@ -18,7 +18,7 @@ from stillbit.export.onnx.containers import Container
 from stillbit.export.onnx.tails import constant_of
 from stillbit.export.onnx.value import CodeGrid, Shape, Value, as_float
 from stillbit.export.onnx.weights import StoredWeight, Weight
-from stillbit.export.program import INPUT, Program, operation_name
+from stillbit.export.program import INPUT, Program, arguments, operation_name
 
 Operation = Callable[["Lowering", fx.Node], Value | str | list[Value] | None]
 
@@ -124,16 +124,6 @@ class Lowering:
     def record_layer(self, node: fx.Node, multiplying: str, stored: StoredWeight | None = None) -> None:
         """Notes for the manifest which ONNX node multiplies for a layer, and what stands for its codes."""
         self.multiplied[node.name] = (multiplying, stored)
-
-
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """Gives all arguments of an operation of PyTorch by name, defaults included."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    given: dict[str, Any] = dict(node.kwargs)
-    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
-        given[argument.name] = value
-    defaults = {one.name: one.default_value if one.has_default_value() else None for one in node.target._schema.arguments}
-    return defaults | given
 
 
 def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turned: tuple[int, ...] = ()) -> tuple[str, CodeGrid]:

@@ -8,8 +8,9 @@ import numpy as np
 from torch import fx
 
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering, arguments
+from stillbit.export.onnx.lowering import Lowering
 from stillbit.export.onnx.value import Shape, Value, as_float
+from stillbit.export.program import arguments
 
 Emit = Callable[[str], str]
 
