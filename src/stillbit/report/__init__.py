@@ -1,0 +1,3 @@
+"""Reports: what a run's record tells, as a page."""
+
+from stillbit.report.history import RunHistory as RunHistory
