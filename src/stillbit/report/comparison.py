@@ -1,0 +1,178 @@
+"""Several runs side by side: runs of one recipe that differ in the seed alone are one group, with a mean and a spread."""
+
+import math
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stillbit.report.history import RunHistory
+
+# What decides no number of a run, beside the seed.
+_ASIDE = frozenset(
+    {
+        "training.seed",
+        "training.log_every",
+        "training.observations",
+        "training.checkpoint_every",
+        "training.tensorboard",
+        "data.root",
+        "data.download",
+        "data.workers",
+        "data.val_batch_size",
+    }
+)
+_SEED = re.compile(r"seed[-_ ]?\d+", re.IGNORECASE)
+_METHODS = ("freezing", "dampening", "annealing", "distillation")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the seed alone.
+
+    Attributes:
+        title: How it quantizes, and what else sets it apart from the other groups; network and data only where groups differ in them.
+        members: Places of its runs among all.
+        seeds: One a run.
+    """
+
+    title: str
+    members: tuple[int, ...]
+    seeds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A figure of a group.
+
+    Attributes:
+        mean: Over the runs that have it.
+        deviation: Sample standard deviation; None for a single run.
+        low: Smallest.
+        high: Largest.
+        count: Runs that have it.
+    """
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+    count: int
+
+
+def group_runs(histories: Sequence[RunHistory]) -> list[Group]:
+    """Puts runs together that differ in the seed alone, or in what changes no number.
+
+    Paths count as equal if they differ in a `seed<number>` alone: each seed may start from float weights of its own.
+
+    Args:
+        histories: The runs.
+
+    Returns:
+        In the order of their first runs.
+    """
+    recipes = [dict(_decisive(history.recipe)) for history in histories]
+    members: list[list[int]] = []
+    for place, recipe in enumerate(recipes):
+        group = next((group for group in members if recipes[group[0]] == recipe), None)
+        if group is None:
+            members.append([place])
+        else:
+            group.append(place)
+    firsts = [group[0] for group in members]
+    titles = _titles([histories[first] for first in firsts], [recipes[first] for first in firsts])
+    return [
+        Group(title, tuple(group), tuple(seed_of(histories[place]) for place in group))
+        for title, group in zip(titles, members, strict=True)
+    ]
+
+
+def seed_of(history: RunHistory) -> str:
+    """Gives a run's seed, or a dash for a record that does not say it."""
+    return str(_section(history.recipe, "training").get("seed", "-"))
+
+
+def subject_of(recipe: Mapping[str, Any]) -> str:
+    """Says which network a recipe trains on which data, as in `small_mobilenet, digits`."""
+    names = (_section(recipe, section).get("name") for section in ("model", "data"))
+    return ", ".join(str(name) for name in names if name)
+
+
+def treatment_of(recipe: Mapping[str, Any]) -> str:
+    """Says how a recipe quantizes, as in `W3A3 LSQ, freezing`."""
+    quantization = _section(recipe, "quantization")
+    width = "float"
+    if quantization:
+        width = f"W{quantization.get('weight_bits', '?')}A{quantization.get('activation_bits', '?')}"
+        width = f"{width} {str(quantization.get('quantizer', '')).upper()}".rstrip()
+    return ", ".join((width, *(method for method in _METHODS if recipe.get(method))))
+
+
+def title_of(recipe: Mapping[str, Any]) -> str:
+    """Says what a recipe trains, as in `small_mobilenet, digits, W3A3 LSQ, freezing`."""
+    return ", ".join(part for part in (subject_of(recipe), treatment_of(recipe)) if part)
+
+
+def last(history: RunHistory, name: str) -> float | None:
+    """Gives the last finite value of a figure: of the epochs if they have it, else of the steps."""
+    series = history.epochs.get(name) or history.steps.get(name)
+    finite = [value for value in series.values if math.isfinite(value)] if series else []
+    return finite[-1] if finite else None
+
+
+def best(history: RunHistory, name: str) -> float | None:
+    """Gives the largest finite value of a figure of the epochs."""
+    series = history.epochs.get(name)
+    return max((value for value in series.values if math.isfinite(value)), default=None) if series else None
+
+
+def total_bytes(history: RunHistory) -> float | None:
+    """Gives the size of a network with its codes packed; None if the record has no sizes."""
+    return float(sum(layer.facts.num_bytes for layer in history.layers) + history.other_bytes) or None
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Gives mean and spread of a figure over runs.
+
+    Args:
+        values: One a run; None where a run has none.
+
+    Returns:
+        None if no run has it.
+    """
+    found = [value for value in values if value is not None]
+    if not found:
+        return None
+    deviation = statistics.stdev(found) if len(found) > 1 else None
+    return Spread(math.fsum(found) / len(found), deviation, min(found), max(found), len(found))
+
+
+def _decisive(recipe: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    """Gives what decides a run's numbers, one key path a value."""
+    for key, value in recipe.items():
+        name = f"{path}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _decisive(value, f"{name}.")
+        elif name not in _ASIDE:
+            yield name, _SEED.sub("seed", value) if isinstance(value, str) else repr(value)
+
+
+def _titles(histories: Sequence[RunHistory], recipes: Sequence[Mapping[str, str]]) -> list[str]:
+    """Gives each group a title of its own: equal ones are told apart by the keys in which their recipes differ."""
+    one_subject = len({subject_of(history.recipe) for history in histories}) == 1
+    titles = [(treatment_of if one_subject else title_of)(history.recipe) for history in histories]
+    found = []
+    for title, recipe in zip(titles, recipes, strict=True):
+        rivals = [other for other, same in zip(recipes, titles, strict=True) if same == title]
+        names = sorted({name for each in rivals for name in each})
+        differing = [name for name in names if len({each.get(name) for each in rivals}) > 1]
+        shown = [f"{name}={recipe.get(name, 'absent')}" for name in differing[:3]]
+        shown += ["..."] * (len(differing) > 3)
+        found.append(f"{title} ({', '.join(shown)})" if shown else title)
+    return found
+
+
+def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = recipe.get(name)
+    return found if isinstance(found, Mapping) else {}
