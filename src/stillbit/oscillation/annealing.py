@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics.gate import Gate
-from stillbit.oscillation.method import Method
-from stillbit.oscillation.tracking import shares, whole_share
+from stillbit.oscillation.method import Method, whole_share
 from stillbit.quantizers import WeightSite, weight_sites
 
 
@@ -93,9 +92,9 @@ class Annealing(Method):
         return {"free": whole_share(self._free())}
 
     @torch.no_grad()
-    def layer_metrics(self) -> dict[str, dict[str, float]]:
-        """Gives `free` by site."""
-        return {name: {"free": share} for name, share in shares(self._free()).items()}
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """Gives `free`, of the gated weights."""
+        return {"free": self._free()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave: the step, of which all else follows."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
 from stillbit.numerics.kernels import FREE
 from stillbit.oscillation.history import Pinning
-from stillbit.oscillation.method import Method
-from stillbit.oscillation.tracking import OSCILLATING_ABOVE, Tracker, check_tracking, shares, whole_share
+from stillbit.oscillation.method import Method, whole_share
+from stillbit.oscillation.tracking import OSCILLATING_ABOVE, Tracker, check_tracking
 from stillbit.quantizers import WeightSite
 from stillbit.schedules import Cosine, Schedule, as_schedule
 
@@ -87,10 +87,13 @@ class Freezing(Method):
         """Gives the shares of tracked weights that are `frozen` and that still are `oscillating`."""
         return {"oscillating": whole_share(self.tracker.oscillating()), "frozen": whole_share(self._frozen())}
 
-    def layer_metrics(self) -> dict[str, dict[str, float]]:
-        """Gives `oscillating` and `frozen` by site."""
-        frozen = shares(self._frozen())
-        return {name: {"oscillating": share, "frozen": frozen[name]} for name, share in shares(self.tracker.oscillating()).items()}
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """Gives `oscillating` and `frozen`."""
+        return {"oscillating": self.tracker.oscillating(), "frozen": self._frozen()}
+
+    def frequencies(self) -> dict[str, Tensor]:
+        """Gives those of the histories."""
+        return self.tracker.frequencies()
 
     def state_dict(self) -> dict[str, Any]:
         """Gives step and histories, code averages among them; pins are in the model's state dict."""

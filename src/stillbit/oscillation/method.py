@@ -1,8 +1,10 @@
 """The base of oscillation methods: small objects that are told the time and see nothing but weight sites."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any, Self, final
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,9 +41,22 @@ class Method(ABC):
     def metrics(self) -> dict[str, float]:
         """Gives figures of the whole model, computed when asked; shares are fractions of 1."""
 
-    def layer_metrics(self) -> dict[str, dict[str, float]]:
-        """Gives figures by weight site."""
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """Gives which weights are as the method knows them to be (`oscillating`, `frozen`, `free`): bool tensors by site, by that word."""
         return {}
+
+    def frequencies(self) -> dict[str, Tensor]:
+        """Gives by site how often each weight oscillates, in oscillations a step; empty where the method does not know."""
+        return {}
+
+    @final
+    def layer_metrics(self) -> dict[str, dict[str, float]]:
+        """Gives the share of each mask, by its word, by site."""
+        masks = [(site, word, mask) for word, by_site in self.masks().items() for site, mask in by_site.items()]
+        figures: dict[str, dict[str, float]] = {}
+        for (site, word, mask), count in zip(masks, _counts(mask for *_, mask in masks), strict=True):
+            figures.setdefault(site, {})[word] = count / mask.numel()
+        return figures
 
     def penalty(self, step: int | None = None) -> Tensor | None:
         """Gives the differentiable term that the method would add to a loss, or None.
@@ -134,3 +149,15 @@ class Method(ABC):
             return
         self.step += 1
         self.after_step(self.step)
+
+
+def whole_share(masks: Mapping[str, Tensor]) -> float:
+    """Gives the fraction of all weights that are in the masks; 0 where there are no weights."""
+    return sum(_counts(masks.values())) / max(1, sum(mask.numel() for mask in masks.values()))
+
+
+def _counts(masks: Iterable[Tensor]) -> list[int]:
+    """Counts each mask; one transfer from the device for all."""
+    sums = [mask.sum() for mask in masks]
+    counts: list[int] = torch.stack(sums).tolist() if sums else []
+    return counts

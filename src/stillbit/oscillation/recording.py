@@ -1,8 +1,9 @@
 """Recording: the positions of some weights at every step, for pictures of what they do."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,69 @@ from torch import Tensor, nn
 from stillbit.errors import CheckpointError, RecipeError
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
+
+
+@final
+class Window:
+    """The positions of chosen weights over consecutive steps.
+
+    Args:
+        chosen: By site, int64 (weights,): which elements of its flattened latent, on the latent's device.
+        first_step: The first of the steps.
+        steps: How many there is room for.
+
+    Attributes:
+        positions: By site, float32 (steps, weights): NaN where no step has been taken yet.
+    """
+
+    def __init__(self, chosen: Mapping[str, Tensor], *, first_step: int, steps: int) -> None:
+        self.chosen = dict(chosen)
+        self.first_step = first_step
+        self.positions = {name: torch.full((steps, len(kept)), torch.nan, device=kept.device) for name, kept in chosen.items()}
+
+    @property
+    def last_step(self) -> int:
+        """The last of the steps."""
+        return self.first_step + max((len(room) for room in self.positions.values()), default=0) - 1
+
+    @torch.no_grad()
+    def note(self, model: nn.Module, step: int) -> None:
+        """Keeps the positions of now; nothing outside the window.
+
+        Args:
+            model: The model that the sites are of.
+            step: The step just taken.
+        """
+        for site in weight_sites(model):
+            kept, room = self.chosen.get(site.name), self.positions.get(site.name)
+            if kept is not None and room is not None and 0 <= step - self.first_step < len(room):
+                room[step - self.first_step] = positions_on_codes(site).flatten()[kept]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gives everything, tensors as references."""
+        return {"first_step": self.first_step, "chosen": dict(self.chosen), "positions": dict(self.positions)}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], model: nn.Module) -> Self:
+        """Makes a window of what `state_dict` gave.
+
+        Args:
+            state: It; tensors are copied to where the model's weights are.
+            model: The model that its sites are of.
+        """
+        devices = {site.name: site.latent().device for site in weight_sites(model)}
+        window = cls({}, first_step=state["first_step"], steps=0)
+        window.chosen = {name: kept.to(devices[name], copy=True) for name, kept in state["chosen"].items()}
+        window.positions = {name: room.to(devices[name], copy=True) for name, room in state["positions"].items()}
+        return window
+
+
+@torch.no_grad()
+def positions_on_codes(site: WeightSite) -> Tensor:
+    """Gives a site's latent in grid units, counted so that grid points stand at their codes; a pinned weight stands at its code."""
+    latent = site.latent()
+    position, zero_point = site.quantizer.position(latent), site.quantizer.grid(latent).zero_point
+    return position + zero_point if isinstance(zero_point, Tensor) else position
 
 
 @final
@@ -22,9 +86,6 @@ class Recording(Method):
         weights: How many weights of each layer are kept, spread evenly over it.
         steps: How many steps there is room for, from the first on.
 
-    Attributes:
-        positions: By site, float32 of shape (steps, weights): NaN where no step has been taken yet.
-
     Raises:
         RecipeError: If no quantized layer matches, or a number is below 1.
     """
@@ -33,30 +94,20 @@ class Recording(Method):
         super().__init__(model)
         if weights < 1 or steps < 1:
             raise RecipeError(f"recording: weights is {weights} and steps is {steps}; both must be at least 1")
-        self.layers = layers
-        self.weights = weights
-        self.positions = {
-            site.name: torch.full((steps, min(weights, site.latent().numel())), torch.nan, device=site.latent().device)
-            for site in self._sites()
-        }
-        if not self.positions:
+        chosen = {site.name: _spread(site.latent(), weights) for site in weight_sites(model) if fnmatchcase(site.name, layers)}
+        if not chosen:
             known = ", ".join(site.name for site in weight_sites(model))
             raise RecipeError(f"recording: layers is {layers!r}, which matches no quantized layer; there are {known}")
+        self._window = Window(chosen, first_step=1, steps=steps)
 
-    def _sites(self) -> list[WeightSite]:
-        return [site for site in weight_sites(self.model) if fnmatchcase(site.name, self.layers)]
+    @property
+    def positions(self) -> dict[str, Tensor]:
+        """By site, float32 of shape (steps, weights): NaN where no step has been taken yet."""
+        return self._window.positions
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """Notes the positions; nothing once the room is used up."""
-        for site in self._sites():
-            room = self.positions[site.name]
-            if step <= len(room):
-                room[step - 1] = site.quantizer.position(site.latent()).flatten()[self._kept(site)]
-
-    def _kept(self, site: WeightSite) -> Tensor:
-        latent, count = site.latent(), self.positions[site.name].shape[1]
-        return torch.arange(count, device=latent.device) * latent.numel() // count
+        self._window.note(self.model, step)
 
     def metrics(self) -> dict[str, float]:
         """Gives nothing: positions are to be looked at."""
@@ -79,6 +130,12 @@ class Recording(Method):
             raise CheckpointError(f"recording: positions of {given} given, allowed: {allowed}")
         for name, room in state["positions"].items():
             self.positions[name].copy_(room)
+
+
+def _spread(latent: Tensor, count: int) -> Tensor:
+    """Gives the places of `count` weights, or of all, spread evenly over a latent."""
+    count = min(count, latent.numel())
+    return torch.arange(count, device=latent.device) * latent.numel() // count
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Deviates from its reference code in: codes are compared once an optimizer step, 
 is saved; the first codes are those at `attach`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +15,7 @@ from stillbit.errors import CheckpointError, RecipeError
 from stillbit.numerics.kernels import FREE
 from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
-from stillbit.oscillation.method import Method
+from stillbit.oscillation.method import Method, whole_share
 from stillbit.quantizers import WeightSite, weight_sites
 
 OSCILLATING_ABOVE = 0.005  # the frequency from which the paper counts a weight as oscillating (table 4)
@@ -90,13 +89,16 @@ class Tracker:
 
     def oscillating(self) -> dict[str, Tensor]:
         """Gives by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""
-        masks = {}
+        return {name: frequency > self.oscillating_above for name, frequency in self.frequencies().items()}
+
+    def frequencies(self) -> dict[str, Tensor]:
+        """Gives by site how often each weight oscillates; 0 for a pinned one, which cannot."""
+        found = {}
         for site in self.sites():
             if site.name in self.histories:
-                above = self.histories[site.name].frequency > self.oscillating_above
-                pins = site.quantizer.pins
-                masks[site.name] = above if pins is None else above & (pins == FREE)
-        return masks
+                frequency, pins = self.histories[site.name].frequency, site.quantizer.pins
+                found[site.name] = frequency if pins is None else torch.where(pins == FREE, frequency, 0.0)
+        return found
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Gives the histories as tensors, by site, as references."""
@@ -161,9 +163,13 @@ class Tracking(Method):
         """Gives `oscillating`, the share of tracked weights that oscillate."""
         return {"oscillating": whole_share(self.tracker.oscillating())}
 
-    def layer_metrics(self) -> dict[str, dict[str, float]]:
-        """Gives `oscillating` by site."""
-        return {name: {"oscillating": share} for name, share in shares(self.tracker.oscillating()).items()}
+    def masks(self) -> dict[str, dict[str, Tensor]]:
+        """Gives `oscillating`."""
+        return {"oscillating": self.tracker.oscillating()}
+
+    def frequencies(self) -> dict[str, Tensor]:
+        """Gives those of the histories."""
+        return self.tracker.frequencies()
 
     def state_dict(self) -> dict[str, Any]:
         """Gives step and histories."""
@@ -211,20 +217,3 @@ def check_tracking(ema_momentum: float, max_bits: int) -> None:
         raise RecipeError(f"ema_momentum is {ema_momentum}; allowed: above 0, at most 1")
     if not 1 <= max_bits <= 8:
         raise RecipeError(f"max_bits is {max_bits}; allowed: 1 to 8")
-
-
-def shares(masks: Mapping[str, Tensor]) -> dict[str, float]:
-    """Gives by site the fraction of weights that are in the mask."""
-    return {name: count / masks[name].numel() for name, count in _counts(masks).items()}
-
-
-def whole_share(masks: Mapping[str, Tensor]) -> float:
-    """Gives the fraction of all weights that are in the masks; 0 where there are no weights."""
-    return sum(_counts(masks).values()) / max(1, sum(mask.numel() for mask in masks.values()))
-
-
-def _counts(masks: Mapping[str, Tensor]) -> dict[str, int]:
-    """Counts each mask; one transfer from the device for all."""
-    if not masks:
-        return {}
-    return dict(zip(masks, torch.stack([mask.sum() for mask in masks.values()]).tolist(), strict=True))
