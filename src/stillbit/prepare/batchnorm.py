@@ -6,7 +6,7 @@ Re-estimation replaces it by the plain average over some batches of the weights 
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,25 @@ from stillbit.numerics.all_reduce import sum_over_ranks
 from stillbit.prepare.trace import evaluation
 
 
+class Statistics(NamedTuple):
+    """What a batch norm normalizes by in evaluation.
+
+    Attributes:
+        mean: Shape (channels).
+        var: Likewise.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+
 class _Sums:
-    """Sums of one layer's batch statistics, and what they replace."""
+    """Sums of one layer's batch statistics, and what the layer had before."""
 
     def __init__(self, layer: _BatchNorm) -> None:
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
         self.layer = layer
-        self.old_mean, self.old_var = layer.running_mean.clone(), layer.running_var.clone()
-        self.mean, self.var = torch.zeros_like(self.old_mean), torch.zeros_like(self.old_var)
+        self.old = _copied(layer)
+        self.mean, self.var = torch.zeros_like(self.old.mean), torch.zeros_like(self.old.var)
 
     def add(self, *_: Any) -> None:
         """Adds the statistics of the batch that the layer has just seen; a forward hook."""
@@ -34,24 +44,45 @@ class _Sums:
         self.mean += self.layer.running_mean
         self.var += self.layer.running_var
 
-    def undo(self) -> None:
-        """Puts the old statistics back."""
-        self.write(self.old_mean, self.old_var)
-
-    def finish(self, name: str, count: Tensor) -> float:
-        """Writes the averages over all processes; gives the KL divergence of the old statistics from the new, mean over channels."""
+    def average(self, name: str, count: Tensor) -> Statistics:
+        """Gives the averages over all processes."""
         mean, var = sum_over_ranks(self.mean) / count, sum_over_ranks(self.var) / count
         if not (mean.isfinite().all() and var.isfinite().all()):
             raise DataError(f"batch-norm re-estimation: the statistics of {name} are not finite; look for NaN in the images or weights")
-        self.write(mean, var)
-        return gaussian_divergence(self.old_mean, self.old_var, mean, var)
+        return Statistics(mean, var)
 
-    def write(self, mean: Tensor, var: Tensor) -> None:
-        """Sets the layer's running statistics, in place."""
-        assert self.layer.running_mean is not None
-        assert self.layer.running_var is not None
-        self.layer.running_mean.copy_(mean)
-        self.layer.running_var.copy_(var)
+
+def batchnorm_statistics(model: nn.Module) -> dict[str, Statistics]:
+    """Gives copies of the running statistics of every batch norm that keeps some, by its name."""
+    return {name: _copied(layer) for name, layer in _layers(model).items()}
+
+
+def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, Statistics]:
+    """Gives what `reestimate_batchnorm` would write, and leaves the model as it is.
+
+    Args:
+        model: Any model.
+        loader: See there.
+        batches: See there.
+
+    Raises:
+        DataError: See there.
+    """
+    sums = {name: _Sums(layer) for name, layer in _layers(model).items()}
+    reference = next(model.parameters())
+    seen = 0
+    try:
+        with evaluation(model), _batch_statistics(sums):
+            for _, batch in zip(range(batches), loader, strict=False):
+                model(model_input(batch, reference))
+                seen += 1
+        count = sum_over_ranks(torch.tensor(float(seen), device=reference.device))
+        if not count:
+            raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
+        return {name: one.average(name, count) for name, one in sums.items()}
+    finally:
+        for one in sums.values():
+            _write(one.layer, one.old)
 
 
 def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, float]:
@@ -73,23 +104,16 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
     Raises:
         DataError: For a loader without a batch, or statistics that are not finite; all stay as they were then.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
-    sums = {name: _Sums(layer) for name, layer in layers.items()}
-    reference = next(model.parameters())
-    seen = 0
-    try:
-        with evaluation(model), _batch_statistics(sums):
-            for _, batch in zip(range(batches), loader, strict=False):
-                model(model_input(batch, reference))
-                seen += 1
-        count = sum_over_ranks(torch.tensor(float(seen), device=reference.device))
-        if not count:
-            raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
-        return {name: one.finish(name, count) for name, one in sums.items()}
-    except BaseException:
-        for one in sums.values():
-            one.undo()
-        raise
+    estimated = estimate_batchnorm(model, loader, batches=batches)
+    divergences = batchnorm_divergences(batchnorm_statistics(model), estimated)
+    for name, layer in _layers(model).items():
+        _write(layer, estimated[name])
+    return divergences
+
+
+def batchnorm_divergences(old: Mapping[str, Statistics], new: Mapping[str, Statistics]) -> dict[str, float]:
+    """Gives by layer the KL divergence KL(new || old) in nats, channels as Gaussians, mean over channels."""
+    return {name: gaussian_divergence(*old[name], *new[name]) for name in new}
 
 
 def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new_var: Tensor, smallest: float = 1e-12) -> float:
@@ -120,6 +144,24 @@ def model_input(batch: Any, like: Tensor) -> Any:
     if not isinstance(x, Tensor):
         return x
     return x.to(device=like.device, dtype=like.dtype if x.is_floating_point() else None)
+
+
+def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+
+
+def _copied(layer: _BatchNorm) -> Statistics:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return Statistics(layer.running_mean.clone(), layer.running_var.clone())
+
+
+def _write(layer: _BatchNorm, statistics: Statistics) -> None:
+    """Sets a layer's running statistics, in place."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    layer.running_mean.copy_(statistics.mean)
+    layer.running_var.copy_(statistics.var)
 
 
 @contextmanager

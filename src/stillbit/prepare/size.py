@@ -1,8 +1,10 @@
-"""How large a model is when each weight takes its own width."""
+"""How large a model is when each weight takes its own width, and how large it was."""
 
 from torch import nn
 
-from stillbit.quantizers.site import weight_sites
+from stillbit.modules.shift import Shifted
+from stillbit.quantizers.base import Quantizer
+from stillbit.quantizers.site import WeightSite, weight_sites
 
 _FLOAT_BYTES = 4
 
@@ -24,7 +26,27 @@ def packed_bytes(model: nn.Module) -> int:
     """
     sites = weight_sites(model)
     latents = {id(parameter) for site in sites for parameter in site.parameters}
-    codes = sum(-(-site.latent().numel() * site.quantizer.bits // 8) for site in sites)
+    codes = sum(code_bytes(site) for site in sites)
     parameters = sum(p.numel() for p in model.parameters() if id(p) not in latents)
     buffers = sum(buffer.numel() for buffer in model.buffers() if buffer.is_floating_point())
     return codes + _FLOAT_BYTES * (parameters + buffers)
+
+
+def code_bytes(site: WeightSite) -> int:
+    """Gives the bytes of a weight's codes, packed at their width, rounded up to a whole one."""
+    return -(-site.latent().numel() * site.quantizer.bits // 8)
+
+
+def float_bytes(model: nn.Module) -> int:
+    """Gives the bytes of the network that a model was prepared from, all in float32: no scales, zero points or learned shifts.
+
+    Args:
+        model: Any model.
+
+    >>> float_bytes(nn.Linear(8, 4))
+    144
+    """
+    own = (module for module in model.modules() if isinstance(module, Quantizer | Shifted))
+    apart = {id(tensor) for module in own for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))}
+    tensors = (*model.parameters(), *(buffer for buffer in model.buffers() if buffer.is_floating_point()))
+    return _FLOAT_BYTES * sum(tensor.numel() for tensor in tensors if id(tensor) not in apart)
