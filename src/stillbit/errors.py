@@ -23,6 +23,10 @@ class CheckpointError(StillbitError):
     """A checkpoint that is cut, belongs to another model, or cannot be written."""
 
 
+class ReportError(StillbitError):
+    """A run's record that is missing, damaged, or of something else, or a report that cannot be written."""
+
+
 class DivergedError(StillbitError):
     """Training met a loss, gradient or scale that is not finite."""
 

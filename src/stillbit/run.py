@@ -36,6 +36,7 @@ _MAY_CHANGE = (
     "start",
     "training.checkpoint_every",
     "training.log_every",
+    "training.observations",
     "training.tensorboard",
 )
 

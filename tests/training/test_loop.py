@@ -19,7 +19,7 @@ from stillbit.training.loop import BEST, LAST, fit
 from stillbit.training.record import read_record
 from stillbit.training.sampler import StepSampler
 from stillbit.training.samples import SeededDataset
-from stillbit.training.seeding import REESTIMATION
+from stillbit.training.seeding import POPULATION, REESTIMATION
 
 # An epoch of the 360 images has 20 steps of 2 x 9, 10 of 2 x 18, or 2 of 2 x 75.
 TWENTY, TEN, TWO = {"batch_size": 9}, {"batch_size": 18}, {"batch_size": 75}
@@ -61,8 +61,9 @@ def test_ten_and_ten_steps_are_twenty(tmp_path: Path, runs: ModuleType, method: 
     assert read(tmp_path / "halves" / LAST)["position"]["step"] == stop_at
     runs.run(tmp_path / "halves", method=method, data=data, training=training, resume=True)
     assert_same(read(tmp_path / "whole" / LAST), read(tmp_path / "halves" / LAST))
-    told = [event for event in events(tmp_path / "halves") if event["event"] in ("step", "epoch")]
-    assert told == [event for event in events(tmp_path / "whole") if event["event"] in ("step", "epoch")]
+    kinds = ("step", "epoch", "facts", "observation", "trajectories", "batchnorm")
+    told = [event for event in events(tmp_path / "halves") if event["event"] in kinds]
+    assert told == [event for event in events(tmp_path / "whole") if event["event"] in kinds]
 
 
 def test_the_frozen_run_above_freezes(tmp_path: Path, runs: ModuleType) -> None:
@@ -81,6 +82,8 @@ def test_workers_and_a_second_signal_handler_change_nothing(tmp_path: Path, runs
 def test_record_of_a_run(tmp_path: Path, runs: ModuleType) -> None:
     runs.run(tmp_path, method="tracking", data=runs.data_config(**TEN), training=runs.training_config(log_every=4))
     found = events(tmp_path)
+    observed = ("facts", "observation", "trajectories", "batchnorm")  # test_observed_runs.py
+    found = [event for event in found if event["event"] not in observed]
     assert [event["event"] for event in found] == [
         "start",
         "epoch",
@@ -119,8 +122,8 @@ def test_reestimation_has_a_stream_of_its_own(tmp_path: Path, runs: ModuleType, 
 
     monkeypatch.setattr(StepSampler, "begin", note)
     runs.run(tmp_path, data=runs.data_config(**TWO), training=runs.training_config(epochs=2))
-    own = {"num_steps": 2, "purpose": REESTIMATION}
-    assert begun == [(0, {}), (1, own), (1, {}), (2, own)]  # 4 batches of 2 steps
+    own, other = ({"num_steps": 2, "purpose": purpose} for purpose in (REESTIMATION, POPULATION))
+    assert begun == [(0, {}), (1, own), (1, {}), (2, own), (2, other)]  # 4 batches of 2 steps
 
 
 def test_the_epochs_loss_is_the_mean_of_its_steps(tmp_path: Path, runs: ModuleType) -> None:

@@ -54,7 +54,7 @@ class Histogram:
 
     Attributes:
         step: Optimizer steps taken.
-        start: Left edge of the first bin, as a position (latent in grid units).
+        start: Left edge of the first bin, as a position: a latent in grid units, counted so that grid points stand at their codes.
         width: Of a bin, in grid units.
         counts: Weights in each bin; the outermost bins hold what lies beyond them, too.
     """
@@ -73,7 +73,7 @@ class Trajectory:
         index: Of the weight in its flattened latent.
         frequency: Its oscillation frequency when it was chosen.
         first_step: Of the first position.
-        positions: Latent in grid units, one a step.
+        positions: Latent in grid units, counted as in histograms, one a step; NaN where it was not finite.
     """
 
     index: int
@@ -94,7 +94,7 @@ class LayerHistory:
         smallest_scale: Smallest of them.
         largest_scale: Largest of them.
         histograms: In the order of steps.
-        trajectories: Of its most restless weights, the most restless first.
+        trajectories: Of its most restless weights, in windows in the middle and at the end of the run; in each, the most restless first.
     """
 
     facts: LayerFacts
@@ -151,7 +151,7 @@ class RunHistory:
         steps_per_epoch: Optimizer steps.
         status: `complete`, `unfinished`, or the class of the error that ended it.
         reason: That error's message; empty without.
-        seconds: Wall time between the record's first and last event.
+        seconds: Wall time between the record's events, without that before a resumption.
         steps: Figures of training by name (`loss`, `accuracy`, `learning_rate_0`, `oscillating`, ...), in steps.
         epochs: Figures of evaluation and training by name (`val_top1`, `val_loss`, `train_loss`, ...), in steps.
         layers: Every quantized weight, in the order of the network.

@@ -23,6 +23,7 @@ class TrainingConfig:
         clip_gradient_norm: Largest norm of all gradients together; None does not clip.
         seed: Decides order, augmentation, mixup and dropout.
         log_every: Steps between two step lines of the record.
+        observations: How often quantizers are measured for the run's report, evenly over the run; 0: not at all.
         checkpoint_every: Steps between two checkpoints; there is one at the end of each epoch in any case.
         evaluate_first: Evaluate before the first step too, as published: what calibration alone gives.
         evaluate_every: Epochs between two evaluations; the last epoch is evaluated in any case.
@@ -47,6 +48,7 @@ class TrainingConfig:
     clip_gradient_norm: float | None = None
     seed: int = 0
     log_every: int = 50
+    observations: int = 60
     checkpoint_every: int | None = None
     evaluate_first: bool = True
     evaluate_every: int = 1
@@ -62,6 +64,8 @@ class TrainingConfig:
         for name in ("epochs", "cooldown_epochs", "seed", "reestimate_batches"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
+        if self.observations < 0 or self.observations == 1:
+            raise RecipeError(f"observations is {self.observations}; allowed: 0, or 2 and more, for the beginning and the end")
         if self.precision not in ("fp32", "fp64", "bf16", "fp16"):
             raise RecipeError(f"precision is {self.precision!r}; allowed: fp32, fp64, bf16, fp16")
         if self.device not in ("auto", "cpu"):

@@ -10,7 +10,7 @@ Oscillation methods attach to the optimizer, so here they only appear to be save
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from stillbit.errors import DivergedError, Interrupted
 from stillbit.oscillation import Method
 from stillbit.prepare import reestimate_batchnorm
+from stillbit.prepare.batchnorm import Statistics, batchnorm_divergences, batchnorm_statistics, estimate_batchnorm
 from stillbit.training.batches import Batches, validation_batches
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data
@@ -31,6 +32,7 @@ from stillbit.training.distill import Distiller
 from stillbit.training.evaluate import Evaluation, evaluate
 from stillbit.training.heads import separate_heads
 from stillbit.training.objective import Objective
+from stillbit.training.observer import Observer
 from stillbit.training.optim import check_complete
 from stillbit.training.position import Position
 from stillbit.training.processes import (
@@ -45,7 +47,7 @@ from stillbit.training.processes import (
 from stillbit.training.rates import LearningRates, ScheduleConfig
 from stillbit.training.reporter import Reporter
 from stillbit.training.sampler import StepSampler
-from stillbit.training.seeding import REESTIMATION
+from stillbit.training.seeding import POPULATION, REESTIMATION
 from stillbit.training.signals import StopSignals
 from stillbit.training.snapshot import Snapshot
 from stillbit.training.step import StepFigures, Stepper
@@ -103,6 +105,8 @@ def fit(
     with run.signals, run.report, _deterministic_kernels(config.deterministic):
         facts = {"recipe": recipe, "images_per_step": run.images_per_step, **run.snapshot.run}
         run.report.start(run.position.step, timetable.total * run.steps_per_epoch, resumed=resume, facts=facts)
+        if not resume:
+            run.observe(run.observer.begin())
         run.train()
     return run.position
 
@@ -146,7 +150,8 @@ class _Run:
         objective = Objective(data.num_classes, config.label_smoothing, distiller)
         self.stepper = Stepper(network, optimizer, scaler, self.processes, config, data.config.augment, objective, methods)
         same = {"seed": config.seed, "steps_per_epoch": self.steps_per_epoch, "precision": config.precision}
-        self.snapshot = Snapshot(model, optimizer, methods, scaler, same, recipe)
+        self.observer = Observer(model, methods, observations=config.observations, steps=self.epochs * self.steps_per_epoch)
+        self.snapshot = Snapshot(model, optimizer, methods, self.observer, scaler, same, recipe)
         self.position = Position()
         self.signals = StopSignals()
         self.report = Reporter(directory, enabled=self.processes.is_main_process, tensorboard=config.tensorboard)
@@ -184,6 +189,7 @@ class _Run:
             self.stepper.update()
             self.position.count_step(figures.loss, figures.correct, figures.images)
             self.report_step(step, epoch, figures)
+            self.observe(self.observer.after_step(step))
             self.stop_if_told(figures.told_to_stop)
             if self.config.checkpoint_every and step % self.config.checkpoint_every == 0 and step < end:
                 self.save(LAST)
@@ -196,7 +202,10 @@ class _Run:
             if last or self.config.evaluate_before_reestimation:
                 before = self.validate()
                 figures |= {"val_loss_before_reestimation": before.loss, "val_top1_before_reestimation": before.top1}
+            running = batchnorm_statistics(self.model)
             figures["reestimation_divergence"] = self.reestimate()
+            if last and self.config.observations:
+                self.check_batchnorm(running)
         return figures | _figures(self.validate())
 
     def end_epoch(self, figures: dict[str, float]) -> None:
@@ -218,12 +227,26 @@ class _Run:
 
     def reestimate(self) -> float:
         """Re-estimate batch-norm statistics from training batches of their own; return their mean divergence."""
-        batches = -(-self.config.reestimate_batches // self.processes.num_processes)
-        num_steps = -(-batches // self.config.accumulation)
-        self.sampler.begin(self.position.epoch, num_steps=num_steps, purpose=REESTIMATION)
+        batches = self.begin_estimation(REESTIMATION)
         with autocast(self.config, self.processes.device):
             divergences = reestimate_batchnorm(self.model, self.train_batches, batches=batches)
         return sum(divergences.values()) / max(len(divergences), 1)
+
+    def check_batchnorm(self, running: Mapping[str, Statistics]) -> None:
+        """Write down how far from the population, which other batches stand for, statistics were before re-estimation and are now."""
+        batches = self.begin_estimation(POPULATION)
+        with autocast(self.config, self.processes.device):
+            population = estimate_batchnorm(self.model, self.train_batches, batches=batches)
+        before, after = (batchnorm_divergences(old, population) for old in (running, batchnorm_statistics(self.model)))
+        fields = {"layers": list(before), "before": list(before.values()), "after": list(after.values())}
+        self.report.observed("batchnorm", fields)
+
+    def begin_estimation(self, purpose: int) -> int:
+        """Let the training batches be those of an estimation of batch-norm statistics; return how many this rank takes."""
+        batches: int = -(-self.config.reestimate_batches // self.processes.num_processes)
+        num_steps = -(-batches // self.config.accumulation)
+        self.sampler.begin(self.position.epoch, num_steps=num_steps, purpose=purpose)
+        return batches
 
     def micro_batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Give this rank's micro-batches from a step (counted from 1) to the end of its epoch."""
@@ -239,6 +262,12 @@ class _Run:
             rates = {f"learning_rate_{group}": rate for group, rate in enumerate(self.rates.at(step))}
             shares = {name: value for method in self.methods for name, value in method.metrics().items()}
             self.report.log(epoch, shown | rates, shares)
+
+    def observe(self, events: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Write down what the observer sees, on the first rank, to which the events are made only there."""
+        if self.processes.is_main_process:
+            for event, fields in events:
+                self.report.observed(event, fields)
 
     def save(self, name: str) -> None:
         """Write a checkpoint of the whole run; no rank goes on before it is on the disk."""

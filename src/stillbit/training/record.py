@@ -1,7 +1,22 @@
 """The run record: JSON lines, one an event, complete up to the last line that was written.
 
-Events and their fields: `start` (versions, hardware, recipe), `resume`, `step`, `epoch`, `skipped` (a broken image),
-`checkpoint`, `end`. Every event has `event`, `step` (optimizer steps taken) and `time` (seconds since 1970).
+Every event has `event`, `step` (optimizer steps taken) and `time` (seconds since 1970). The events and their fields:
+
+- `start`, `resume`: `versions`, `hardware`, `recipe`, `images_per_step`, `steps_per_epoch`, `seed`, `precision`.
+- `step`: figures of training by name. `epoch`: figures of an epoch by name.
+- `skipped`: `name` of a broken image. `checkpoint`: `path`. `end`: `status` (`complete`, or the class of an error and its `reason`).
+
+What a report shows of quantizers (`observation.py`, `observer.py`):
+
+- `facts`, once, before the first step: `layers`, the quantized weights in the order of the network, each with `name`, `quantizer`, `bits`,
+  `low`, `high`, `shift`, `shape`, `num_scales`, `num_bytes`; `activations`, each with `name`, `bits`; `other_bytes`, `float_bytes`.
+- `observation`, at `training.observations` steps: lists with a place for each of the facts' layers, `oscillating`, `frozen`, `scale`,
+  `smallest_scale`, `largest_scale`, and `histograms`, counts of latents in the bins of `observation.bins`; `activation_scale`, a list with
+  a place for each of the facts' activations. null stands for what is not known or not finite.
+- `trajectories`, at the end of a window of steps, in the middle and at the end of the run: `first_step`, and `layers`, each with `name`
+  and `weights`, each with `index` (in the flattened latent), `frequency` (of oscillations, when chosen) and `positions`, one a step.
+- `batchnorm`, after the last step: `layers`, and KL divergences in nats of their statistics from other batches', `before` re-estimation
+  and `after` it.
 """
 
 import json
@@ -49,7 +64,7 @@ class RunRecord:
             fields: What JSON can hold.
         """
         line = {"event": event, "step": step, "time": round(time.time(), 3), **fields}
-        self._file.write(json.dumps(line) + "\n")
+        self._file.write(_dumped(line) + "\n")
         self._file.flush()
 
 
@@ -87,5 +102,9 @@ def _truncate(path: Path, step: int) -> None:
     """Keep the events up to a step: a checkpoint is the last thing that a step leaves behind."""
     kept = [event for event in read_record(path) if event["step"] <= step] if path.exists() else []
     temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+    temporary.write_text("".join(_dumped(event) + "\n" for event in kept), encoding="utf-8")
     temporary.replace(path)
+
+
+def _dumped(event: dict[str, Any]) -> str:
+    return json.dumps(event, separators=(",", ":"))

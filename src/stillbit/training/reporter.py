@@ -111,6 +111,15 @@ class Reporter:
         self._display.epoch(int(figures["epoch"]), epochs, shown)
         self._since, self._images = time.monotonic(), 0.0  # evaluation is no part of the training speed
 
+    def observed(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write down what was measured of quantizers or batch norms.
+
+        Args:
+            event: Its kind.
+            fields: What JSON can hold.
+        """
+        self._write(event, **fields)
+
     def skipped(self, name: str) -> None:
         """Report an image that cannot be read; called once for each.
 

@@ -16,6 +16,7 @@ ORDER = 0
 MICRO_BATCH = 1
 REESTIMATION = 2
 CALIBRATION = 3
+POPULATION = 4
 
 
 def derive_seed(*keys: int) -> int:

@@ -11,6 +11,7 @@ from torch import nn
 from stillbit.errors import CheckpointError
 from stillbit.oscillation import Method
 from stillbit.training import checkpoint
+from stillbit.training.observer import Observer
 from stillbit.training.position import Position
 from stillbit.training.record import surroundings
 
@@ -23,6 +24,7 @@ class Snapshot:
         model: Unwrapped.
         optimizer: Unwrapped.
         methods: Their state goes along.
+        observer: Likewise; a checkpoint of an older version has none.
         scaler: Of the loss; has state with fp16 only.
         run: What a resumed run must have in common with the saved one, by name.
         recipe: What the run was made from.
@@ -31,6 +33,7 @@ class Snapshot:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     methods: Sequence[Method]
+    observer: Observer
     scaler: torch.amp.GradScaler
     run: Mapping[str, int | str]
     recipe: Mapping[str, Any] | None
@@ -49,6 +52,7 @@ class Snapshot:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "methods": [{"name": type(method).__name__, "state": method.state_dict()} for method in self.methods],
+            "observer": self.observer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "position": position.state_dict(),
             "run": dict(self.run),
@@ -78,6 +82,7 @@ class Snapshot:
             raise CheckpointError(f"checkpoint {path}: of another optimizer: {error}") from error
         for method, saved in zip(self.methods, content["methods"], strict=True):
             method.load_state_dict(saved["state"])
+        self.observer.load_state_dict(content.get("observer", {}))
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(content["scaler"])
         return Position(**content["position"])
