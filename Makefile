@@ -1,12 +1,13 @@
 # make demo   the main job: environment, install, and a low-bit network on bundled data
 # make test   everything that must hold: lint, types, layers, doctests, tests
+# make docs   the site of these pages, into build/site
 # make bench  speed and memory against the float model, a copy and a baseline: the short form; benchmarks/README.md has the whole
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST ?= .venv-oldest
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast test-oldest bench lint clean
+.PHONY: demo test test-fast test-oldest docs bench lint clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,9 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
 	$(OLDEST)/bin/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*' --editable '.[dev]'
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(INSTALLED)
 	$(VENV)/bin/python -m benchmarks.speed --short

@@ -22,7 +22,7 @@ from tests.docs.pages import ROOT, Block, PageError
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=.*")
 _UsageError = typer.BadParameter.__base__  # of the click that typer brings
-_KNOWN = {"cd", "cp", "ls", "mkdir", "git", "sudo", "python", "python3", "pip", "make", "torchrun", "stillbit"}
+_KNOWN = {"cd", "cp", "ls", "mkdir", "git", "sudo", "python", "python3", "pip", "make", "source", "torchrun", "stillbit"}
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _check_verb(words: tuple[str, ...]) -> None:
 
 
 def _check_script(words: tuple[str, ...]) -> None:
-    if words[0] == "-m" and words[1] in ("pytest", "pip"):
+    if words[0] == "-m" and words[1] in ("pip", "pytest", "venv"):
         return
     path = ROOT / (words[1].replace(".", "/") if words[0] == "-m" else words[0])
     if words[0] == "-m":

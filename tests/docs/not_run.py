@@ -11,4 +11,5 @@ NOT_RUN: dict[tuple[str, str], int] = {
     ("docs/real-data.md", "takes minutes"): 1,
     ("docs/recipes.md", "installs software"): 1,
     ("docs/recipes.md", "needs ImageNet"): 1,
+    ("docs/start.md", "installs software"): 1,
 }

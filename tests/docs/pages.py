@@ -2,6 +2,7 @@
 
     <!-- prelude: NAME -->            a function of preludes.py gives the names and files that a reader has at this point
     <!-- runs with: KEY=VALUE ... --> overrides of the `stillbit train` lines of the next block, so that it takes seconds
+    <!-- printed -->                  the next block, of text, is what the Python block before it prints, to the letter
     <!-- not run: REASON -->          in the line before a block ```LANGUAGE no-run, which is parsed only; not_run.py counts them
 
 Each comment is a line of its own.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = {"python", "bash", "console", "yaml", "text"}
-_COMMENT = re.compile(r"\s*<!-- (prelude|runs with|not run): (.+?) -->\s*")
+_COMMENT = re.compile(r"\s*<!-- (?:(prelude|runs with|not run): (.+?)|(printed)) -->\s*")
 _FENCE = re.compile(r"( *)```(.*)")
 
 
@@ -33,6 +34,7 @@ class Block:
         text: What stands between the fences.
         overrides: For its `stillbit train` lines.
         not_run: Why it is not run; None if it is.
+        printed: Whether it is the output of the block before it.
     """
 
     page: str
@@ -41,6 +43,7 @@ class Block:
     text: str
     overrides: tuple[str, ...] = ()
     not_run: str | None = None
+    printed: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def parse(text: str, page: str) -> list[Block | Prelude]:
             if comment[1] == "prelude":
                 found.append(Prelude(comment[2]))
             else:
-                comments[comment[1]] = comment[2]
+                comments[comment[1] or comment[3]] = comment[2] or ""
             continue
         if fence := _FENCE.fullmatch(line):
             body = []
@@ -97,4 +100,5 @@ def _block(page: str, line: int, info: str, text: str, comments: dict[str, str])
         raise PageError(f"{page}:{line}: block of {language or 'no language'!r}; allowed: {', '.join(sorted(LANGUAGES))}")
     if rest not in ([], ["no-run"]) or (rest == ["no-run"]) != ("not run" in comments):
         raise PageError(f"{page}:{line}: 'no-run' and a line <!-- not run: REASON --> before it belong together")
-    return Block(page, line, language, text, tuple(shlex.split(comments.get("runs with", ""))), comments.get("not run"))
+    overrides = tuple(shlex.split(comments.get("runs with", "")))
+    return Block(page, line, language, text, overrides, comments.get("not run"), printed="printed" in comments)

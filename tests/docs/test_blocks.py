@@ -17,7 +17,7 @@ from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import ROOT, Block, Prelude, pages, read
 from tests.docs.preludes import PRELUDES
 
-SLOW = {"README.md", "docs/export.md"}
+SLOW = {"README.md", "docs/export.md", "docs/start.md"}
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
 
 
@@ -29,11 +29,14 @@ def _parameters() -> list[Any]:
 def test_blocks_of_a_page_run_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "__main__"}
+    printed = ""
     for item in read(ROOT / page):
         if isinstance(item, Prelude):
             names |= PRELUDES[item.name]()
+        elif item.printed:
+            assert printed.rstrip() == item.text.rstrip(), f"{item.page}:{item.line}: the block before it printed:\n{printed}"
         else:
-            _take(item, names)
+            printed = _take(item, names)
 
 
 def test_blocks_that_are_not_run_are_known() -> None:
@@ -48,23 +51,28 @@ def test_every_prelude_is_explained() -> None:
     assert [name for name in PRELUDES if f"`{name}`" not in explained] == []
 
 
-def _take(block: Block, names: dict[str, Any]) -> None:
-    where = f"{block.page}:{block.line}"
+def _take(block: Block, names: dict[str, Any]) -> str:
+    """Runs or parses a block, and gives what it prints."""
+    printed = io.StringIO()
     if block.language == "python":
         code = compile("\n" * block.line + block.text, block.page, "exec")  # so that a traceback shows the page's line
         if block.not_run is not None:
             _check_names(block)
-            return
-        with redirect_stdout(io.StringIO()):
-            exec(code, names)
+        else:
+            with redirect_stdout(printed):
+                exec(code, names)
     elif block.language in ("bash", "console"):
         for command in commands_of(block):
-            (check if block.not_run is not None else run)(command, block)
+            if block.not_run is None:
+                printed.write(run(command, block))
+            else:
+                check(command, block)
     elif block.language == "yaml":
         resolve({"model": {"name": "mobilenetv2_100"}} | yaml.safe_load(block.text))
     else:
         wrong = [line for line in block.text.splitlines() if line.startswith(("stillbit ", "$ ", "pip ", "python ", "import ", "from "))]
-        assert not wrong, f"{where}: commands and code in a block of text: {wrong}"
+        assert not wrong, f"{block.page}:{block.line}: commands and code in a block of text: {wrong}"
+    return printed.getvalue()
 
 
 def _check_names(block: Block) -> None:

@@ -23,6 +23,10 @@ def test_a_block_in_a_list_loses_its_indentation() -> None:
     assert parse("- a\n\n    ```python\n    if x:\n        y\n    ```\n", "p") == [Block("p", 3, "python", "if x:\n    y")]
 
 
+def test_a_block_of_text_can_be_what_was_printed() -> None:
+    assert parse("<!-- printed -->\n```text\n1\n```\n", "p") == [Block("p", 2, "text", "1", printed=True)]
+
+
 def test_a_block_that_is_not_run_has_a_reason() -> None:
     assert parse("<!-- not run: a hub -->\n```bash no-run\nx\n```\n", "p") == [Block("p", 2, "bash", "x", (), "a hub")]
 

@@ -1,7 +1,7 @@
 """Learned biases round an activation quantizer.
 
 Source: the "move" parameters of the released code of "Oscillation-free Quantization for Low-bit Vision Transformers" (ICML 2023,
-arXiv 2302.02210). Deviates from it in: a bias that provably changes nothing (docs/methods.md) is not created.
+arXiv 2302.02210). Deviates from it in: a bias that provably changes nothing (docs/methods/qkr.md) is not created.
 """
 
 from typing import final
@@ -30,7 +30,7 @@ class Shifted(nn.Module):
     Raises:
         PrepareError: In use, for an input that a bias does not fit.
 
-    Example:
+    Examples:
         >>> from stillbit.quantizers import LSQ
         >>> shifted = Shifted(LSQ(4), before=(3,), after=None)
         >>> [name for name, _ in shifted.named_parameters()]

@@ -123,7 +123,7 @@ class AnnealingConfig:
         epochs: Length of the stage, after those of training, at least 1.
         lr: Learning rate of the stage, constant, above 0.
         max_bits: Weights with more bits move freely.
-        published: Do as the reference code does where it differs (docs/methods.md).
+        published: Do as the reference code does where it differs (docs/methods/annealing.md).
 
     Raises:
         RecipeError: If a value is out of range.

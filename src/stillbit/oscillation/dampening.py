@@ -152,7 +152,7 @@ class DampeningConfig:
         weight: Factor of the loss term until `begin`, at least 0.
         final_weight: The factor at the last step, reached along a cosine; None: `weight`.
         begin: Fraction of the steps at which the factor begins to move, 0 to 1.
-        aggregation: "sum", "mean" or "kernel_mean" (docs/methods.md).
+        aggregation: "sum", "mean" or "kernel_mean" (docs/methods/dampening.md).
 
     Raises:
         RecipeError: If a value is out of range.

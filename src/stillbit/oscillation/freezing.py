@@ -133,7 +133,7 @@ class FreezingConfig:
         ema_momentum: Weight of the present step in frequencies and code averages.
         max_bits: Weights with more bits are left alone; at most 7.
         use_ema: Pin to the rounded average of the codes; else to the code of the moment.
-        published: Do as the reference code does where it differs (docs/methods.md).
+        published: Do as the reference code does where it differs (docs/methods/freezing.md).
         totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
 
     Raises:

@@ -25,7 +25,7 @@ def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: floa
     Returns:
         A number; at least the entropy of the teacher, which is not subtracted.
 
-    Example:
+    Examples:
         >>> logits = torch.zeros(1, 2, requires_grad=True)
         >>> soft_cross_entropy(logits, torch.tensor([[0.0, -100.0]])).backward()
         >>> logits.grad  # softmax(o) - softmax(t)

@@ -29,7 +29,7 @@ class JointOptimizer(torch.optim.Optimizer):
     Raises:
         ValueError: If no part is given, or a parameter belongs to two of them.
 
-    Example:
+    Examples:
         >>> weight, scale = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
         >>> optimizer = JointOptimizer(torch.optim.SGD([weight], lr=0.1), torch.optim.Adam([scale], lr=1e-5))
         >>> [group["lr"] for group in optimizer.param_groups]

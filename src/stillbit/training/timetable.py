@@ -30,7 +30,7 @@ class Timetable:
     Raises:
         RecipeError: If there is no epoch, or a cool-down without an epoch before it.
 
-    Example:
+    Examples:
         >>> Timetable(300, 10, FinalStage(30, 1e-5)).total
         340
     """
