@@ -1,0 +1,92 @@
+"""How wrong a trained network's batch-norm statistics are, and what re-estimation changes.
+
+The network is one that was trained without re-estimation, so that it holds the running averages of training. They are compared, layer by
+layer, with an estimate over an epoch of training images, which takes their place; this is compared with another estimate over an epoch that
+is augmented anew, which says how exact such an estimate is. Accuracy is taken before and after.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stillbit.assembly import build_trained, read_trained
+from stillbit.prepare import reestimate_batchnorm
+from stillbit.training.batches import Batches, validation_batches
+from stillbit.training.data import Data, load_data
+from stillbit.training.evaluate import evaluate
+from stillbit.training.sampler import StepSampler
+from stillbit.training.seeding import REESTIMATION
+
+FILE = "batchnorm.json"
+CPU = torch.device("cpu")
+
+
+class Check(NamedTuple):
+    """What was found. Divergences are KL(population || statistics) in nats, mean over a layer's channels, by layer in the network's order.
+
+    Attributes:
+        accuracy_before: Top-1 on the validation split with the running averages.
+        accuracy_after: With re-estimated statistics.
+        before: Divergence of the running averages.
+        after: Divergence of the re-estimated statistics.
+        depthwise: Names of the layers that stand behind a depthwise convolution.
+    """
+
+    accuracy_before: float
+    accuracy_after: float
+    before: dict[str, float]
+    after: dict[str, float]
+    depthwise: list[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read what `check` wrote into a run folder; None without."""
+        path = folder / FILE
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def check(folder: Path) -> Check:
+    """Check the network that a run folder holds, unless it is done already; leaves the checkpoint as it is.
+
+    Args:
+        folder: Of a finished run with `training.reestimate_batches=0`.
+
+    Returns:
+        What was found; it is in the folder as `batchnorm.json`, too.
+    """
+    if (done := Check.read(folder)) is not None:
+        return done
+    trained = read_trained(folder)
+    assert trained.recipe.training.reestimate_batches == 0, f"{folder}: its statistics are re-estimated already"
+    model, data = build_trained(trained), load_data(trained.recipe.data)
+    validation = validation_batches(data, CPU)
+    accuracy_before = evaluate(model, validation, data.num_classes).top1
+    before = _reestimate(model, data, trained.recipe.training.seed, epoch=0)
+    accuracy_after = evaluate(model, validation, data.num_classes).top1
+    after = _reestimate(model, data, trained.recipe.training.seed, epoch=1)
+    found = Check(accuracy_before, accuracy_after, before, after, depthwise_norms(model))
+    temporary = folder / f".{FILE}"
+    temporary.write_text(json.dumps(found._asdict(), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(folder / FILE)
+    return found
+
+
+def depthwise_norms(model: nn.Module) -> list[str]:
+    """Give the names of the batch norms whose last convolution before them, in the order of modules, is a depthwise one."""
+    found, depthwise = [], False
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            depthwise = 1 < module.groups == module.in_channels
+        elif isinstance(module, _BatchNorm) and depthwise:
+            found.append(name)
+    return found
+
+
+def _reestimate(model: nn.Module, data: Data, seed: int, epoch: int) -> dict[str, float]:
+    sampler = StepSampler(len(data.train), data.config.batch_size, seed)
+    sampler.begin(epoch, purpose=REESTIMATION)
+    return reestimate_batchnorm(model, Batches(data.train, sampler, data, CPU), batches=sampler.steps_per_epoch)

@@ -1,0 +1,95 @@
+"""Small networks on digits: batch-norm statistics of a MobileNetV2 and a ResNet, and oscillation by method over time.
+
+    python benchmarks/digits_evidence.py runs/digits_evidence --seeds 0 1 2
+
+For each seed a float network of either kind is trained (`digits_float`; the ResNet is `small_resnet.py`), and from it LSQ at 8, 4 and 3
+bits (`digits_w3a3_lsq`); from the MobileNetV2, at 3 bits, the other methods too. Batch norm keeps its running averages to the end, when
+`batchnorm_check.py` measures how wrong they are. Some 30 s of a core a run, no download. Everything is resumable: a finished run is not
+repeated. `--report-only` writes what is finished to results/digits_evidence.json.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import small_resnet
+from batchnorm_check import check
+from efficientnet_clipart import train
+
+from stillbit import run
+from stillbit.errors import StillbitError
+
+NETWORKS = {
+    "mobilenet": ("model.name=small_mobilenet", "model.source=stillbit"),
+    "resnet": (f"model.name={small_resnet.small_resnet.__name__}", "model.source=timm"),
+}
+COMMON = ("training.tensorboard=false", "training.device=cpu", "training.reestimate_batches=0")
+METHODS = {
+    "lsq": ("lsq", ()),
+    "damp10": ("damp", ()),
+    "freeze": ("freeze", ()),
+    "ewgs": ("lsq", ("quantization.rounding=ewgs",)),
+    "sigmoid": ("lsq", ("quantization.rounding=stacked_sigmoid",)),
+    "stochastic": ("lsq", ("quantization.rounding=stochastic",)),
+}
+
+
+class Variant(NamedTuple):
+    """One quantized run."""
+
+    network: str
+    bits: int
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return f"{self.network}_w{self.bits}a{self.bits}_{self.method}_seed{self.seed}"
+
+
+def variants(seeds: list[int]) -> Iterator[Variant]:
+    """Give all quantized runs in the order in which they are trained: first LSQ on either network, then the methods."""
+    for seed in seeds:
+        for network in NETWORKS:
+            for bits in (3, 4, 8):
+                yield Variant(network, bits, "lsq", seed)
+    for seed in seeds:
+        for method in METHODS:
+            if method != "lsq":
+                yield Variant("mobilenet", 3, method, seed)
+
+
+def train_all(workspace: Path, seeds: list[int]) -> None:
+    """Train every variant, and the float networks that they start from, and check their batch norms."""
+    for variant in variants(seeds):
+        network = (*NETWORKS[variant.network], *COMMON, f"training.seed={variant.seed}")
+        start = workspace / f"{variant.network}_float_seed{variant.seed}"
+        train("digits_float", start, network)
+        check(start)
+        recipe, overrides = METHODS[variant.method]
+        bits = (f"quantization.weight_bits={variant.bits}", f"quantization.activation_bits={variant.bits}")
+        own = ("training.log_every=4", f"model.weights={start / run.LAST}")
+        train(f"digits_w3a3_{recipe}", workspace / variant.name, (*network, *overrides, *bits, *own))
+        check(workspace / variant.name)
+
+
+def main() -> None:
+    """Parse the command line, train what is missing, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workspace", type=Path, help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run a seed and variant (default 0 1 2)")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the figures")
+    parser.add_argument("--report-only", action="store_true", help="train nothing; write what is finished")
+    options = parser.parse_args()
+    try:
+        if not options.report_only:
+            train_all(options.workspace, options.seeds)
+    except StillbitError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
