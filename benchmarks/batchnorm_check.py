@@ -31,6 +31,8 @@ class Check(NamedTuple):
     Attributes:
         accuracy_before: Top-1 on the validation split with the running averages.
         accuracy_after: With re-estimated statistics.
+        loss_before: Mean cross-entropy there, likewise.
+        loss_after: Likewise.
         before: Divergence of the running averages.
         after: Divergence of the re-estimated statistics.
         depthwise: Names of the layers that stand behind a depthwise convolution.
@@ -38,6 +40,8 @@ class Check(NamedTuple):
 
     accuracy_before: float
     accuracy_after: float
+    loss_before: float
+    loss_after: float
     before: dict[str, float]
     after: dict[str, float]
     depthwise: list[str]
@@ -64,11 +68,12 @@ def check(folder: Path) -> Check:
     assert trained.recipe.training.reestimate_batches == 0, f"{folder}: its statistics are re-estimated already"
     model, data = build_trained(trained), load_data(trained.recipe.data)
     validation = validation_batches(data, CPU)
-    accuracy_before = evaluate(model, validation, data.num_classes).top1
+    with_averages = evaluate(model, validation, data.num_classes)
     before = _reestimate(model, data, trained.recipe.training.seed, epoch=0)
-    accuracy_after = evaluate(model, validation, data.num_classes).top1
+    with_estimates = evaluate(model, validation, data.num_classes)
     after = _reestimate(model, data, trained.recipe.training.seed, epoch=1)
-    found = Check(accuracy_before, accuracy_after, before, after, depthwise_norms(model))
+    figures = (with_averages.top1, with_estimates.top1, with_averages.loss, with_estimates.loss)
+    found = Check(*figures, before, after, depthwise_norms(model))
     temporary = folder / f".{FILE}"
     temporary.write_text(json.dumps(found._asdict(), indent=1) + "\n", encoding="utf-8")
     temporary.replace(folder / FILE)
