@@ -18,6 +18,7 @@ from stillbit.prepare import reestimate_batchnorm
 from stillbit.training.batches import Batches, validation_batches
 from stillbit.training.data import Data, load_data
 from stillbit.training.evaluate import evaluate
+from stillbit.training.processes import memory_format
 from stillbit.training.sampler import StepSampler
 from stillbit.training.seeding import REESTIMATION
 
@@ -66,12 +67,13 @@ def check(folder: Path) -> Check:
         return done
     trained = read_trained(folder)
     assert trained.recipe.training.reestimate_batches == 0, f"{folder}: its statistics are re-estimated already"
-    model, data = build_trained(trained), load_data(trained.recipe.data)
-    validation = validation_batches(data, CPU)
+    form = memory_format(trained.recipe.training)  # so that the accuracy is that of training, to the bit
+    model, data = build_trained(trained).to(memory_format=form), load_data(trained.recipe.data)
+    validation = validation_batches(data, CPU, memory_format=form)
     with_averages = evaluate(model, validation, data.num_classes)
-    before = _reestimate(model, data, trained.recipe.training.seed, epoch=0)
+    before = _reestimate(model, data, form, trained.recipe.training.seed, epoch=0)
     with_estimates = evaluate(model, validation, data.num_classes)
-    after = _reestimate(model, data, trained.recipe.training.seed, epoch=1)
+    after = _reestimate(model, data, form, trained.recipe.training.seed, epoch=1)
     figures = (with_averages.top1, with_estimates.top1, with_averages.loss, with_estimates.loss)
     found = Check(*figures, before, after, depthwise_norms(model))
     temporary = folder / f".{FILE}"
@@ -91,7 +93,7 @@ def depthwise_norms(model: nn.Module) -> list[str]:
     return found
 
 
-def _reestimate(model: nn.Module, data: Data, seed: int, epoch: int) -> dict[str, float]:
+def _reestimate(model: nn.Module, data: Data, form: torch.memory_format, seed: int, epoch: int) -> dict[str, float]:
     sampler = StepSampler(len(data.train), data.config.batch_size, seed)
     sampler.begin(epoch, purpose=REESTIMATION)
-    return reestimate_batchnorm(model, Batches(data.train, sampler, data, CPU), batches=sampler.steps_per_epoch)
+    return reestimate_batchnorm(model, Batches(data.train, sampler, data, CPU, memory_format=form), batches=sampler.steps_per_epoch)

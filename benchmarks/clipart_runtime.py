@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from clipart_results import commit
 from efficientnet_clipart import DATA, FLOAT, TRAINING, build_inputs, train
+from run_figures import commit
 
 from stillbit import run
 from stillbit.assembly import build_trained, example, read_trained

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import small_resnet
 from batchnorm_check import check
 from efficientnet_clipart import train
+from run_figures import write_runs
 
 from stillbit import run
 from stillbit.errors import StillbitError
@@ -83,10 +84,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run a seed and variant (default 0 1 2)")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the figures")
     parser.add_argument("--report-only", action="store_true", help="train nothing; write what is finished")
+    parser.add_argument("--trained-at", help="commit that trained the runs, where it is not this checkout's")
     options = parser.parse_args()
     try:
         if not options.report_only:
             train_all(options.workspace, options.seeds)
+        command = f"python benchmarks/digits_evidence.py WORKSPACE --seeds {' '.join(map(str, options.seeds))}"
+        write_runs(options.results / "digits_evidence.json", options.workspace, command, options.trained_at)
     except StillbitError as error:
         sys.exit(f"error: {error}")
 

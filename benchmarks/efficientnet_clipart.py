@@ -1,14 +1,15 @@
-"""The main job on real input: EfficientNet-Lite0's ImageNet weights, taken to 4 and 3 bits on clip art.
+"""The main job on real input: EfficientNet-Lite0's ImageNet weights, taken to 4 and 3 bits on clip art, by each method.
 
-    python benchmarks/efficientnet_clipart.py runs/efficientnet_clipart --seeds 0
+    python benchmarks/efficientnet_clipart.py runs/efficientnet_clipart --seeds 0 1 2
 
 A float network is fine-tuned on the folder that `examples/clipart_folder.py` builds; from it the shipped recipes
-`efficientnet_lite0_{w4a4,w3a3}_{lsq,damp,freeze}` train, with what OVERRIDES says: the published learning rates and
-averages are for 50 epochs of ImageNet. Accuracy after calibration alone is what each run measures before its first step.
+`efficientnet_lite0_{w4a4,w3a3}_{lsq,damp,freeze}` train, with what OVERRIDES and METHODS say: the published learning rates and averages are
+for 50 epochs of ImageNet. Accuracy after calibration alone is what each run measures before its first step; `batchnorm_check.py` measures
+what re-estimated batch-norm statistics change after its last.
 
-Everything is resumable: a finished run is not repeated, an unfinished one goes on. `--report-only` writes the table of
-what is finished. Where other work shares the cores, set OMP_WAIT_POLICY=PASSIVE: threads that wait for each other by
-spinning cost several times the work itself.
+Everything is resumable: a finished run is not repeated, an unfinished one goes on. `--report-only` writes the figures of what is finished.
+Where other work shares the cores, set OMP_WAIT_POLICY=PASSIVE: threads that wait for each other by spinning cost several times the work
+itself. Writes benchmarks/results/efficientnet_clipart.json, from which `evidence.py` makes tables and pictures.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from clipart_results import is_complete, write_results
+from batchnorm_check import check
+from run_figures import is_complete, write_runs
 
 from stillbit import run
 from stillbit.errors import StillbitError
@@ -132,20 +134,34 @@ def variants(seeds: list[int]) -> Iterator[Variant]:
                 yield Variant(bits, method, seed)
 
 
+def write(options: argparse.Namespace) -> None:
+    """Write the figures of all finished runs."""
+    clipart = options.workspace / "clipart"
+    images = {f"{split}_images": sum(1 for _ in (clipart / split).rglob("*.png")) for split in ("train", "val")}
+    settings = f"--image-size {options.image_size} --epochs {options.epochs} --seeds {' '.join(map(str, options.seeds))}"
+    command = f"python benchmarks/efficientnet_clipart.py WORKSPACE {settings}"
+    facts = {"image_size": options.image_size, **images}
+    write_runs(options.results / "efficientnet_clipart.json", options.workspace, command, options.trained_at, **facts)
+
+
 def main() -> None:
-    """Parse the command line, train what is missing, and write the results."""
+    """Parse the command line, train what is missing, check, and write the results."""
     parser = argparse.ArgumentParser(description="EfficientNet-Lite0 at W4A4 and W3A3 on clip art.")
     parser.add_argument("workspace", type=Path, help="folder for images, weights and runs")
     parser.add_argument("--image-size", type=int, default=96, help="in pixels (default 96)")
     parser.add_argument("--epochs", type=int, default=10, help="of each quantized run (default 10)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run a seed and variant (default 0 1 2)")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the table")
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results", help="folder for the figures")
     parser.add_argument("--report-only", action="store_true", help="train nothing; write what is finished")
+    parser.add_argument("--trained-at", help="commit that trained the runs, where it is not this checkout's")
     options = parser.parse_args()
     try:
         if not options.report_only:
             train_all(options.workspace, options.image_size, options.epochs, options.seeds)
-        write_results(options.workspace, options.results)
+        for variant in variants(options.seeds):
+            if is_complete(options.workspace / variant.name / "record.jsonl"):
+                check(options.workspace / variant.name)
+        write(options)
     except StillbitError as error:
         sys.exit(f"error: {error}")
 

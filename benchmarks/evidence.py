@@ -1,0 +1,252 @@
+"""Makes the tables and pictures of docs/evidence.md from benchmarks/results/{efficientnet_clipart,digits_evidence}.json.
+
+    python benchmarks/evidence.py
+
+Trains nothing. Each table stands in the page between two comments that name it, and replaces what stood there.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from evidence_pictures import draw_divergences, draw_shares
+from run_figures import Name
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+METHODS = {
+    "lsq": "LSQ (STE)",
+    "damp10": "LSQ + dampening",
+    "freeze": "LSQ + freezing",
+    "ewgs": "EWGS",
+    "sigmoid": "stacked sigmoid",
+    "stochastic": "stochastic rounding",
+}
+NETWORKS = {"mobilenet": "small MobileNetV2", "resnet": "small ResNet", "": "EfficientNet-Lite0"}
+
+Figure = Callable[["OneRun"], float]
+
+
+class OneRun(NamedTuple):
+    """A run of a file of results: what its name says, and its figures."""
+
+    name: Name
+    figures: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """The seeds of one variant, ascending."""
+
+    runs: list[OneRun]
+
+    def spread(self, figure: Figure, unit: str = "", digits: int = 1) -> str:
+        """Write mean and standard deviation of a figure over the seeds."""
+        return spread([figure(one) for one in self.runs], unit, digits)
+
+    def against(self, base: "Group", figure: Figure, unit: str = "points", digits: int = 1) -> str:
+        """Write mean and standard deviation of the differences to another variant's runs of the same seeds, and how many are positive."""
+        other = {one.name.seed: figure(one) for one in base.runs}
+        differences = [figure(one) - other[one.name.seed] for one in self.runs if one.name.seed in other]
+        return spread(differences, unit, digits, signed=True)
+
+
+def load(path: Path) -> tuple[dict[str, Any], list[OneRun]]:
+    """Read a file of results: its facts, its runs."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content, [OneRun(Name.parse(name), figures) for name, figures in content["runs"].items()]
+
+
+def select(runs: Iterable[OneRun], network: str, bits: str, method: str) -> Group:
+    """Give the runs of one variant."""
+    found = [one for one in runs if one.name[:3] == (network, bits, method)]
+    return Group(sorted(found, key=lambda one: one.name.seed))
+
+
+def spread(values: Sequence[float], unit: str = "", digits: int = 1, *, signed: bool = False) -> str:
+    """Write `61.2 ± 1.3 %`: mean and standard deviation; without the latter for one value, and nothing for none."""
+    if not values:
+        return ""
+    mean = f"{fmean(values):{'+' if signed else ''}.{digits}f}"
+    return " ".join(filter(None, (mean, f"± {stdev(values):.{digits}f}" if len(values) > 1 else "", unit)))
+
+
+def percent(name: str) -> Figure:
+    """Give a share, times 100."""
+    return lambda one: 100 * (one.figures[name] or 0.0)
+
+
+def value(name: str) -> Figure:
+    """Give a figure as it is."""
+    return lambda one: float(one.figures[name])
+
+
+def divergence(which: str, over: Callable[[list[float]], float]) -> Figure:
+    """Give the divergences by layer as one number, in thousandths of a nat."""
+    return lambda one: 1000 * over(one.figures["divergence"][which])
+
+
+def gain(one: OneRun) -> float:
+    """Give what re-estimation adds to the accuracy, in points."""
+    return float(100 * (one.figures["accuracy"] - one.figures["accuracy_with_averages"]))
+
+
+def less_loss(one: OneRun) -> float:
+    """Give what re-estimation takes from the loss, in thousandths."""
+    return float(1000 * (one.figures["loss_with_averages"] - one.figures["loss"]))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def batchnorm_table(runs: Sequence[OneRun]) -> str:
+    """Table (a): how wrong running averages are, and what re-estimation changes."""
+    rows = []
+    for network, title in NETWORKS.items():
+        for bits in ("float", "w8a8", "w4a4", "w3a3"):
+            group = select(runs, network, bits, "" if bits == "float" else "lsq")
+            if not group.runs or not group.runs[0].figures["divergence"]:
+                continue
+            rows.append(
+                [
+                    f"{title}, {bits if bits == 'float' else bits.upper()}",
+                    str(len(group.runs)),
+                    group.spread(divergence("before", fmean), digits=2),
+                    group.spread(divergence("before", max), digits=1),
+                    group.spread(divergence("after", fmean), digits=2),
+                    group.spread(percent("accuracy_with_averages"), "%"),
+                    group.spread(percent("accuracy"), "%"),
+                    spread([gain(one) for one in group.runs], "points", signed=True),
+                    spread([less_loss(one) for one in group.runs], signed=True),
+                ]
+            )
+    head = ("network", "seeds", "KL, running averages", "its worst layer", "KL, re-estimated", "accuracy, running averages")
+    return table((*head, "accuracy, re-estimated", "gain, by seed", "loss saved, by seed"), rows)
+
+
+def methods_table(runs: Sequence[OneRun], bits: str) -> str:
+    """Table (b): the methods at one width."""
+    base, rows = select(runs, "", bits, "lsq"), []
+    for method, title in METHODS.items():
+        if not (group := select(runs, "", bits, method)).runs:
+            continue
+        of_base = method == "lsq"
+        rows.append(
+            [
+                title,
+                str(len(group.runs)),
+                group.spread(percent("accuracy_with_averages"), "%"),
+                group.spread(percent("accuracy"), "%"),
+                "" if of_base else group.against(base, percent("accuracy")),
+                group.spread(value("loss"), digits=3),
+                "" if of_base else group.against(base, value("loss"), "", 3),
+            ]
+        )
+    head = (
+        "method",
+        "seeds",
+        "accuracy, running averages",
+        "accuracy, re-estimated",
+        "against LSQ, by seed",
+        "loss",
+        "against LSQ, by seed",
+    )
+    return table((bits.upper() + " " + head[0], *head[1:]), rows)
+
+
+def shares_table(clipart: Sequence[OneRun], digits: Sequence[OneRun]) -> str:
+    """Table (d): the oscillating share by method, at its height, in the mean over training, and at the end."""
+    rows = []
+    for title, runs, network, bits in (
+        ("EfficientNet-Lite0, W4A4", clipart, "", "w4a4"),
+        ("EfficientNet-Lite0, W3A3", clipart, "", "w3a3"),
+        ("small MobileNetV2, W3A3", digits, "mobilenet", "w3a3"),
+    ):
+        base = select(runs, network, bits, "lsq")
+        for method, name in METHODS.items():
+            if not (group := select(runs, network, bits, method)).runs:
+                continue
+            rows.append(
+                [
+                    title,
+                    name,
+                    str(len(group.runs)),
+                    group.spread(lambda one: 100 * max(one.figures["curve"]["oscillating"]), "%"),
+                    group.spread(lambda one: 100 * fmean(one.figures["curve"]["oscillating"]), "%"),
+                    group.spread(percent("oscillating"), "%", 2),
+                    "" if method == "lsq" else group.against(base, percent("oscillating"), digits=2),
+                    group.spread(percent("frozen"), "%") if method == "freeze" else "",
+                ]
+            )
+    return table(("network", "method", "seeds", "highest", "mean", "end", "end against LSQ, by seed", "frozen"), rows)
+
+
+def facts_line(facts: dict[str, Any]) -> str:
+    """Say how a file of results came to be."""
+    hardware, versions = facts["hardware"], facts["versions"]
+    return (
+        f"`{facts['command']}`, commit {facts['commit'][:10]}, torch {versions['torch']}, timm {versions['timm']}, "
+        f"{hardware['device']}, {hardware['threads']} thread(s) a run on a machine of {hardware['cpus']} cores, which others used too."
+    )
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Make every table of the page, by name."""
+    clipart_facts, clipart = load(results / "efficientnet_clipart.json")
+    digits_facts, digits = load(results / "digits_evidence.json")
+    start = select(clipart, "", "float", "").runs[0].figures
+    return {
+        "batchnorm": batchnorm_table([*digits, *clipart]),
+        "w4a4": methods_table(clipart, "w4a4"),
+        "w3a3": methods_table(clipart, "w3a3"),
+        "start": f"The float network has {start['accuracy']:.1%} and a loss of {start['loss']:.3f} on the "
+        f"{clipart_facts['val_images']} validation pictures.",
+        "shares": shares_table(clipart, digits),
+        "clipart": facts_line(clipart_facts),
+        "digits": facts_line(digits_facts),
+    }
+
+
+def insert(page: str, made: dict[str, str]) -> str:
+    """Put each table where the page has its comments.
+
+    Raises:
+        ValueError: If a table has no place.
+    """
+    for name, text in made.items():
+        pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
+        page, count = re.subn(pattern, lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"the page has {count} places for {name}; allowed: 1")
+    return page
+
+
+def main() -> None:
+    """Write tables and pictures."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    page = ROOT / "docs" / "evidence.md"
+    page.write_text(insert(page.read_text(encoding="utf-8"), tables(RESULTS)), encoding="utf-8")
+    (clipart_facts, clipart), (digits_facts, digits) = load(RESULTS / "efficientnet_clipart.json"), load(RESULTS / "digits_evidence.json")
+    images = ROOT / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    layers = {**digits_facts["layers"], **clipart_facts["layers"]}
+    panels = {
+        title: (layers[network], {bits: select([*digits, *clipart], network, bits, "lsq").runs for bits in ("w8a8", "w4a4", "w3a3")})
+        for network, title in NETWORKS.items()
+    }
+    draw_divergences(panels, images / "evidence_batchnorm.png")
+    shares = {
+        f"{NETWORKS[network]}, {bits.upper()}": {title: select(runs, network, bits, method).runs for method, title in METHODS.items()}
+        for runs, network, bits in ((clipart, "", "w4a4"), (clipart, "", "w3a3"), (digits, "mobilenet", "w3a3"))
+    }
+    draw_shares(shares, images / "evidence_oscillation.png")
+
+
+if __name__ == "__main__":
+    main()
