@@ -25,6 +25,8 @@ METHODS = {
     "ewgs": "EWGS",
     "sigmoid": "stacked sigmoid",
     "stochastic": "stochastic rounding",
+    "slowscales": "LSQ, slow scales",
+    "fastscales": "LSQ, fast scales",
 }
 NETWORKS = {"mobilenet": "small MobileNetV2", "resnet": "small ResNet", "": "EfficientNet-Lite0"}
 
