@@ -2,7 +2,7 @@
 
     <!-- prelude: NAME -->            a function of preludes.py gives the names and files that a reader has at this point
     <!-- runs with: KEY=VALUE ... --> overrides of the `stillbit train` lines of the next block, so that it takes seconds
-    <!-- printed -->                  the next block, of text, is what the Python block before it prints, to the letter
+    <!-- printed -->                  the next block, of text, is what the block before it prints, to the letter
     <!-- not run: REASON -->          in the line before a block ```LANGUAGE no-run, which is parsed only; not_run.py counts them
 
 Each comment is a line of its own.
