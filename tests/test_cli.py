@@ -31,7 +31,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "train", "validate", "import", "export", "verify", "inspect", "predict", "recipes"):
+    for verb in ("demo", "toy", "train", "validate", "import", "export", "verify", "inspect", "predict", "recipes"):
         assert verb in out
 
 

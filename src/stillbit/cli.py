@@ -38,6 +38,16 @@ def demo(
 
 
 @app.command()
+def toy(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where its pictures go.")] = Path("runs/toy"),
+) -> None:
+    """Watch one weight oscillate, and what each method does about it: an animation, two pictures, a table. Under a minute."""
+    from stillbit.toy import toy
+
+    toy(folder, Console())
+
+
+@app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the recipe's.")] = None,
