@@ -3,6 +3,7 @@
 Torch's ecosystem is imported inside the verbs that need it, so that help and the list of recipes come at once.
 """
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from stillbit.errors import DataError, MismatchError, StillbitError
+from stillbit.errors import DataError, DiagnosisError, MismatchError, StillbitError
 
 app = typer.Typer(
     help="Train 2-4 bit networks whose weights hold still.",
@@ -155,6 +156,21 @@ def predict(
 
 
 @app.command()
+def doctor(
+    subject: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|FILE", help="A run folder, a checkpoint, or an exported file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the run's.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Name what is wrong with a run or a file, and what to do. Exit code 5 after an error or a warning."""
+    from stillbit.doctor import examine_path
+
+    found = examine_path(subject, overrides or ())
+    _print(json.dumps(found.as_dict()) if as_json else str(found))
+    if not found.ok:
+        raise DiagnosisError(f"{subject}: {found.counted()}")
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.", show_default=False)] = None,
 ) -> None:
@@ -178,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: Always. 0 after success, 2 for what the user can put right, 3 if training diverged, 4 if an exported
-            file does not compute what was trained, 130 after Ctrl-C, 143 after SIGTERM.
+            file does not compute what was trained, 5 if the doctor finds an error or a warning, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         app(args=arguments)

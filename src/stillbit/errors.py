@@ -43,6 +43,12 @@ class MismatchError(StillbitError):
     exit_code = 4
 
 
+class DiagnosisError(StillbitError):
+    """The doctor has found an error or a warning."""
+
+    exit_code = 5
+
+
 class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
     """Training was told to stop (SIGTERM or SIGINT) and has saved its state."""
 

@@ -22,6 +22,7 @@ class Method(ABC):
     Attributes:
         model: The model.
         step: Optimizer steps seen since `attach`; skipped ones are not counted.
+        attached_to: The optimizer whose steps it sees; None before `attach`.
         gradient_scale: What `before_step` multiplies a gradient by that it adds; not 1 only while a fused optimizer steps under a
             gradient scaler.
 
@@ -35,7 +36,7 @@ class Method(ABC):
         self.model = model
         self.step = 0
         self.gradient_scale: Tensor | float = 1.0
-        self._attached = False
+        self.attached_to: Optimizer | None = None
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -121,7 +122,7 @@ class Method(ABC):
             PrepareError: If it is attached already, a weight quantizer has no range yet, the optimizer misses a quantizer's parameter,
                 or it does not run step hooks.
         """
-        if self._attached:
+        if self.attached_to is not None:
             raise PrepareError(f"{type(self).__name__} is attached already; allowed: once")
         for site in weight_sites(self.model):
             if not site.quantizer.is_calibrated:
@@ -131,7 +132,7 @@ class Method(ABC):
         self.start()
         stepping.register_step_pre_hook(self._before_optimizer)
         stepping.register_step_post_hook(self._after_optimizer)
-        self._attached = True
+        self.attached_to = stepping
         return self
 
     def _before_optimizer(

@@ -1,0 +1,197 @@
+"""The doctor's doors: a live model, a run or checkpoint, a file."""
+
+import time
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stillbit.assembly import Trained, build_trained, read_trained, trained_classes
+from stillbit.doctor.finding import SEVERITIES, Examination, Finding, Unchecked, Unknown
+from stillbit.doctor.rules import RULES
+from stillbit.doctor.subjects import FileSubject, ModelSubject, RunSubject, Subject
+from stillbit.errors import CheckpointError, DataError, ExportError, PrepareError
+from stillbit.export.inspect import inspect
+from stillbit.oscillation import Method
+from stillbit.prepare import scales, undecayed, weights
+from stillbit.report.reading import RECORD, read_run
+from stillbit.training.batches import calibration_batches, validation_batches
+from stillbit.training.data import load_data
+from stillbit.training.loop import LAST
+from stillbit.training.optim import build_optimizer
+from stillbit.training.record import read_record
+
+FILES = (".onnx", ".safetensors")
+_IMAGES = 64  # of the validation split, that quantizers are looked at on
+_BATCHES = 4  # of the training split, for statistics of batch norms
+_ENOUGH_IMAGES = 32  # for statistics
+
+
+def examine(
+    model: nn.Module,
+    optimizer: object = None,
+    methods: Sequence[Method] = (),
+    example: Any = None,
+) -> Examination:
+    """Looks for what is wrong with a model and what trains it. Changes nothing.
+
+    Args:
+        model: A prepared model, on any device.
+        optimizer: What steps it: a torch optimizer, a wrapper that keeps one in `.optimizer`, or several of them in a list; None: the
+            rules on optimizers are not checked.
+        methods: Oscillation methods, attached or not.
+        example: Its input: a batch of real images, or a tuple of positional inputs; None: the rules that need one are not checked. With
+            32 images and more, the statistics of batch norms are compared, too.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        PrepareError: If the example does not run through the model.
+    """
+    batches, why = None, "no example was given"
+    if isinstance(example, Tensor):
+        enough = len(example) >= _ENOUGH_IMAGES
+        batches, why = ((example,), why) if enough else (None, f"the example has {len(example)} images, and it takes {_ENOUGH_IMAGES}")
+    elif example is not None:
+        why = "the example is no batch of images"
+    subject = ModelSubject(model, _optimizers(optimizer), tuple(methods), example, batches, why)
+    return check(type(model).__name__, (subject,))
+
+
+def examine_run(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
+    """Looks for what is wrong with a run: its record, and what it has trained, on a batch of its images where they are at hand.
+
+    Args:
+        path: A run folder, of which the last checkpoint counts, or a checkpoint.
+        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        CheckpointError: If there is neither a run nor a checkpoint, or it cannot be read.
+        StillbitError: Whatever building meets.
+    """
+    path = Path(path)
+    record, has_checkpoint = path / RECORD, path.is_file() or (path / LAST).is_file()
+    if not record.is_file() and not has_checkpoint:
+        raise CheckpointError(f"{path}: no run folder and no checkpoint; allowed: one of them, or an exported file ({', '.join(FILES)})")
+    trained = _trained(path, overrides) if has_checkpoint else None
+    subjects: list[Subject] = []
+    if record.is_file():
+        subjects.append(_run_subject(path, trained))
+    if trained is not None:
+        subjects.append(_model_subject(trained))
+    return check(str(path), subjects)
+
+
+def examine_file(path: Path | str) -> Examination:
+    """Looks for what is wrong with an exported file: ONNX, or packed safetensors.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The findings, the worst first.
+
+    Raises:
+        ExportError: If it is none of ours, cut, or ONNX Runtime refuses it.
+    """
+    path = Path(path)
+    if path.suffix not in FILES:
+        raise ExportError(f"{path}: allowed are files that end in {' or '.join(FILES)}, run folders and checkpoints")
+    return check(str(path), (FileSubject(path, inspect(path)),))
+
+
+def examine_path(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
+    """Looks for what is wrong with a run folder, a checkpoint or an exported file, by what it is.
+
+    Args:
+        path: One of them.
+        overrides: As of `examine_run`; none for an exported file.
+
+    Raises:
+        StillbitError: As of `examine_run` and `examine_file`.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix == ".pt" or not path.exists():
+        return examine_run(path, overrides)
+    if overrides:
+        raise ExportError(f"{path}: a file has no recipe to change; allowed: no KEY.PATH=VALUE")
+    return examine_file(path)
+
+
+def check(name: str, subjects: Sequence[Subject]) -> Examination:
+    """Checks every rule on the subjects that it is for.
+
+    Args:
+        name: What is examined, for the reader.
+        subjects: Of any kinds; rules on other kinds are left out.
+    """
+    findings: list[Finding] = []
+    checked, unchecked = dict[str, None](), dict[str, Unchecked]()
+    for rule in RULES:
+        for subject in subjects:
+            if not isinstance(subject, rule.subject):
+                continue
+            try:
+                findings += (Finding(rule.name, rule.severity, *found) for found in list(rule.find(subject)))
+                checked[rule.name] = None
+            except Unknown as unknown:
+                unchecked[rule.name] = Unchecked(rule.name, str(unknown))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Examination(name, tuple(findings), tuple(checked), tuple(one for one in unchecked.values() if one.rule not in checked))
+
+
+def _optimizers(given: object) -> tuple[Optimizer, ...] | None:
+    if given is None:
+        return None
+    several = given if isinstance(given, list | tuple) else (given,)
+    return tuple(_innermost(one) for one in several)
+
+
+def _innermost(optimizer: object) -> Optimizer:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise PrepareError(f"examine: {type(optimizer).__name__} given, allowed: torch optimizers")
+    return optimizer
+
+
+def _trained(path: Path, overrides: Sequence[str]) -> Trained:
+    return read_trained(path, ("data.workers=0", *overrides))
+
+
+def _run_subject(path: Path, trained: Trained | None) -> RunSubject:
+    record = path / RECORD
+    skipped = tuple(str(event["name"]) for event in read_record(record) if event["event"] == "skipped")
+    has_batchnorm = None if trained is None else any(name.endswith("running_mean") for name in trained.content["model"])
+    classes = None if trained is None else trained_classes(trained)
+    idle = max(time.time() - record.stat().st_mtime, 0.0)
+    return RunSubject(read_run(path), skipped, has_batchnorm, classes, idle, trained is not None)
+
+
+def _model_subject(trained: Trained) -> ModelSubject:
+    """Builds the trained model and its optimizer, with the learning rates that the recipe begins with; the data, where it is at hand."""
+    model, recipe = build_trained(trained), trained.recipe
+    settings = recipe.optimizer, recipe.scale_optimizer
+    optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
+    example, batches, why = None, None, ""
+    try:
+        example, batches = _images(trained)
+    except DataError as error:
+        why = f"the data is not at hand ({error})"
+    return ModelSubject(model, (optimizer,), (), example, batches, why, live=False)
+
+
+def _images(trained: Trained) -> tuple[Tensor, tuple[Tensor, ...]]:
+    data = load_data(trained.recipe.data)
+    cpu = torch.device("cpu")
+    images, _ = next(iter(validation_batches(data, cpu)))
+    training = calibration_batches(data, cpu, seed=trained.recipe.training.seed)
+    return images[:_IMAGES], tuple(batch for batch, _ in islice(training, _BATCHES))

@@ -1,0 +1,125 @@
+"""What is measured of a model, without changing it: how codes are used, and how old the statistics of batch norms are."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from stillbit.numerics.grid import code
+from stillbit.prepare import reestimate_batchnorm
+from stillbit.prepare.trace import run_example, watched
+from stillbit.quantizers import Quantizer, WeightSite
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How the codes of a tensor are used.
+
+    Attributes:
+        bits: Width.
+        used: Number of codes that occur.
+        commonest: The most frequent code.
+        share: Of elements that have it.
+        clipped: Share of those that are not zero that lie beyond the grid, more than half a step.
+        zeros: Share of elements that are exactly zero.
+        count: Number of elements.
+    """
+
+    bits: int
+    used: int
+    commonest: int
+    share: float
+    clipped: float
+    zeros: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the example brought to a quantizer.
+
+    Attributes:
+        calls: How often it was called.
+        codes: Of its first call.
+        shape: Of the tensor in its first call.
+    """
+
+    calls: int
+    codes: Codes
+    shape: tuple[int, ...]
+
+
+@torch.no_grad()
+def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
+    """Counts a tensor's codes.
+
+    Args:
+        quantizer: With a range.
+        latent: What it quantizes, any shape, with at least one element.
+    """
+    grid = quantizer.grid(quantizer.clipped(latent))
+    latent = quantizer.clipped(latent)
+    codes = code(latent, grid, quantizer.pins)
+    counts = torch.bincount((codes.flatten() - grid.low).nan_to_num().long().clamp(min=0))
+    whole = latent / grid.scale - grid.shift + grid.zero_point
+    zeros = int((latent == 0).sum())
+    clipped = (whole < grid.low - 0.5) | (whole > grid.high + 0.5)
+    return Codes(
+        bits=quantizer.bits,
+        used=int((counts > 0).sum()),
+        commonest=int(counts.argmax()) + grid.low,
+        share=float(counts.max()) / latent.numel(),
+        clipped=int(clipped.sum()) / max(latent.numel() - zeros, 1),
+        zeros=zeros / latent.numel(),
+        count=latent.numel(),
+    )
+
+
+def codes_of_weights(site: WeightSite) -> Codes:
+    """Counts the codes of a quantized weight."""
+    return use_of_codes(site.quantizer, site.latent().detach())
+
+
+def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: Any) -> dict[str, Seen]:
+    """Runs an example in evaluation and gives what each quantizer saw.
+
+    Args:
+        model: The model; neither its state nor its modes change.
+        quantizers: By name.
+        example: A tensor, or a tuple of positional inputs.
+    """
+    seen: dict[str, Seen] = {}
+
+    def note(name: str, inputs: tuple[Any, ...]) -> None:
+        before = seen.get(name)
+        if before is not None:
+            seen[name] = Seen(before.calls + 1, before.codes, before.shape)
+            return
+        seen[name] = Seen(1, use_of_codes(quantizers[name], inputs[0].detach()), tuple(inputs[0].shape))
+
+    with watched(dict(quantizers), note):
+        run_example(model, example)
+    return seen
+
+
+def divergences(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
+    """Gives for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels.
+
+    Args:
+        model: The model; its statistics are put back.
+        batches: Inputs.
+    """
+    kept = [(module, module.running_mean, module.running_var) for module in model.modules() if isinstance(module, _BatchNorm)]
+    saved = [(mean, mean.clone(), var, var.clone()) for _, mean, var in kept if mean is not None and var is not None]
+    if not saved:
+        return {}
+    loader = [(batch,) for batch in batches]
+    try:
+        return reestimate_batchnorm(model, loader, batches=len(loader))
+    finally:
+        for mean, old_mean, var, old_var in saved:
+            mean.copy_(old_mean)
+            var.copy_(old_var)
