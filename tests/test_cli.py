@@ -1,7 +1,9 @@
 """The command line: what it prints and the code that it leaves with."""
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "toy", "train", "validate", "import", "export", "verify", "inspect", "predict", "recipes"):
+    for verb in ("demo", "toy", "train", "validate", "import", "export", "verify", "inspect", "predict", "doctor", "recipes"):
         assert verb in out
 
 
@@ -248,6 +250,28 @@ def test_predict_prints_a_table_an_image_and_goes_on_after_a_broken_one(command,
     assert out == "a.png\n  tabby [cat]   75.00%\n  dog           25.00%\nc.png\n  dog  100.00%\n"
     assert (code, err) == (2, "error: image b.png: cannot be read\nerror: 1 image cannot be read\n")
     assert calls == [(Path("a.onnx"), [Path("a.png"), Path("b.png"), Path("c.png")], 2)]
+
+
+def test_doctor_prints_findings_and_leaves_with_5(command, monkeypatch):
+    import stillbit.doctor
+    from stillbit.doctor import Examination, Finding
+
+    calls = []
+    found = Finding("diverged", "error", "step 3", "NaN [0]", "lower it")
+
+    def examination(*arguments):
+        calls.append(arguments)
+        return Examination("there", (found,) if len(calls) < 3 else (), ("diverged", "failed"), ())
+
+    monkeypatch.setattr(stillbit.doctor, "examine_path", examination)
+    code, out, err = command("doctor", "there", "data.root=x")
+    assert out == "there: 1 error; 2 rules checked\n\nerror    diverged: step 3: NaN [0]\n         do: lower it\n"
+    assert (code, err) == (5, "error: there: 1 error\n")
+    code, out, err = command("doctor", "there", "--json")
+    assert json.loads(out)["findings"] == [asdict(found)]
+    assert code == 5
+    assert command("doctor", "there") == (0, "there: nothing wrong found; 2 rules checked\n", "")
+    assert calls == [(Path("there"), ["data.root=x"]), (Path("there"), ()), (Path("there"), ())]
 
 
 def test_one_process_of_several_speaks(command, monkeypatch):

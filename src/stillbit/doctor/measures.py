@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillbit.numerics.grid import code
-from stillbit.prepare import reestimate_batchnorm
+from stillbit.prepare.batchnorm import batchnorm_divergences, batchnorm_statistics, estimate_batchnorm
 from stillbit.prepare.trace import run_example, watched
 from stillbit.quantizers import Quantizer, WeightSite
 
@@ -109,17 +108,9 @@ def divergences(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]
     """Gives for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels.
 
     Args:
-        model: The model; its statistics are put back.
+        model: The model; nothing of it changes.
         batches: Inputs.
     """
-    kept = [(module, module.running_mean, module.running_var) for module in model.modules() if isinstance(module, _BatchNorm)]
-    saved = [(mean, mean.clone(), var, var.clone()) for _, mean, var in kept if mean is not None and var is not None]
-    if not saved:
-        return {}
+    before = batchnorm_statistics(model)
     loader = [(batch,) for batch in batches]
-    try:
-        return reestimate_batchnorm(model, loader, batches=len(loader))
-    finally:
-        for mean, old_mean, var, old_var in saved:
-            mean.copy_(old_mean)
-            var.copy_(old_var)
+    return batchnorm_divergences(before, estimate_batchnorm(model, loader, batches=len(loader))) if before else {}
