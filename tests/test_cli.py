@@ -33,7 +33,7 @@ def command(capsys):
 def test_help_names_every_verb(command):
     code, out, _ = command("--help")
     assert code == 0
-    for verb in ("demo", "toy", "train", "validate", "import", "export", "verify", "inspect", "predict", "doctor", "recipes"):
+    for verb in ("demo", "toy", "train", "validate", "import", "export", "verify", "inspect", "predict", "report", "doctor", "recipes"):
         assert verb in out
 
 
@@ -43,6 +43,23 @@ def test_recipes_lists_what_ships(command):
     assert code == 0
     assert len(lines) == 1 + len(catalog.names())
     assert any(line.split() == ["mobilenetv2_w4a4_lsq", "MobileNetV2,", "W4A4,", "LSQ", "baseline"] for line in lines)
+
+
+def test_report_says_where_the_page_is(command, tmp_path):
+    start = {
+        "event": "start",
+        "step": 0,
+        "time": 1.0,
+        "recipe": {},
+        "versions": {},
+        "hardware": {},
+        "images_per_step": 2,
+        "steps_per_epoch": 3,
+    }
+    (tmp_path / "record.jsonl").write_text(json.dumps(start) + "\n")
+    assert command("report", tmp_path) == (0, f"report: {tmp_path / 'report.html'}\n", "")
+    assert command("report", tmp_path, "--output", tmp_path / "absent" / "x.html")[0] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"record.jsonl", "report.html"}
 
 
 def test_recipes_with_a_name_gives_the_file_to_copy(command):
@@ -87,6 +104,17 @@ def test_recipes_with_a_name_gives_the_file_to_copy(command):
         ),
         pytest.param(["verify", "none", "none"], "checkpoint none: no such file", id="verify-nothing"),
         pytest.param(["inspect", "none"], "none: no such file", id="inspect-nothing"),
+        pytest.param(
+            ["report", "none"],
+            "run folder none: it has no record.jsonl; allowed: the folder of a run",
+            id="report-nothing",
+        ),
+        pytest.param(["report", "none", "./none"], "none: given twice; allowed: each run once", id="report-twice"),
+        pytest.param(
+            ["report", "none", "--output", "none.pdf"],
+            "none.pdf: not a name for a page; allowed: a file that ends in .html",
+            id="report-not_a_page",
+        ),
         pytest.param(["predict", "none", "a.png"], "none: cannot be read (No such file or directory)", id="predict-nothing"),
     ],
 )

@@ -171,6 +171,17 @@ def doctor(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")],
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="The page; beside what it is of if not given.")] = None,
+) -> None:
+    """Write a page of charts of what runs and their weights did: one HTML file, complete in itself, for any browser."""
+    from stillbit.report import write_report
+
+    _print(f"report: {write_report(runs, output)}")
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.", show_default=False)] = None,
 ) -> None:
