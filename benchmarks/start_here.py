@@ -4,7 +4,7 @@
     python benchmarks/start_here.py --install       # first a new environment and `pip install .`, as the page says
 
 Writes benchmarks/results/start_here.json: by section wall seconds, seconds of the processor, and what was printed last. What stands in the
-JSON from an earlier run and was not measured again (the installation) stays.
+JSON from an earlier run and was not measured again (the installation) stays. The page's table is written anew from it.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "start.md"
 RESULT = ROOT / "benchmarks" / "results" / "start_here.json"
-_BLOCK = re.compile(r"^## (?P<section>.+)$|^```(?P<language>\w+)(?P<flags>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_TIMES = re.compile(r"(<!-- times: begin -->\n).*?(<!-- times: end -->)", re.DOTALL)
+_BLOCK = re.compile(r"^## (?P<section>[^\n]+)$|^```(?P<language>\w+)(?P<flags>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--install", action="store_true")
     settings = parser.parse_args()
     record: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         python = Path(sys.executable)
         if settings.install:
@@ -43,13 +45,32 @@ def main() -> None:
         record["sections"] = [measure(section, commands, python, work) for section, commands in sections(python)]
     record["machine"] = {
         "cores": os.cpu_count(),
-        "load": os.getloadavg(),
+        "load_before": round(load, 1),
+        "load_after": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("torch", "onnxruntime")},
     }
     RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    for each in record["sections"]:
-        print(f"{each['section']}: {each['seconds']:.0f} s, {each['processor_seconds']:.0f} s of the processor")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(_TIMES.sub(lambda found: found[1] + table(record) + found[2], page), encoding="utf-8")
+    print(table(record))
+
+
+def table(record: dict[str, Any]) -> str:
+    """Gives the page's table of a record."""
+    machine = record["machine"]
+    rows = [(each["section"], each["seconds"], each["processor_seconds"]) for each in record["sections"]]
+    rows.append(("all of it", *(sum(row[column] for row in rows) for column in (1, 2))))
+    lines = [f"| {name} | {seconds:.0f} s | {processor:.0f} s |" for name, seconds, processor in rows]
+    if "install" in record:
+        lines.insert(0, f"| Install, {record['install']['megabytes']:,} MB | {record['install']['seconds']:.0f} s | |")
+    load = f"{machine['load_before']:.1f} at its beginning and {machine['load_after']:.1f} at its end"
+    return (
+        "\n| section | on the clock | of the processor |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
+        f"By `python benchmarks/start_here.py` (`benchmarks/results/start_here.json`): {machine['cores']} cores, Python {machine['python']}, torch\n"
+        f"{machine['torch']}, ONNX Runtime {machine['onnxruntime']}, each command in a process of its own. The machine's load was {load}: above the number of\n"
+        "cores, other jobs took part of the clock.\n"
+    )
 
 
 def sections(python: Path) -> list[tuple[str, list[list[str]]]]:
