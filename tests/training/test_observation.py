@@ -113,7 +113,7 @@ def test_scales_of_all_kinds() -> None:
 def test_a_scale_that_is_kept_as_its_logarithm_is_told_as_it_is() -> None:
     model = network(log_scale=True)
     site = weight_sites(model)[1]
-    assert observe(model, [])["scale"][1] == rounded(float(site.quantizer.grid(site.latent()).scale))
+    assert observe(model, [])["scale"][1] == rounded(float(site.quantizer.grid(site.latent()).scale.detach()))
 
 
 def test_shares_come_from_the_methods() -> None:

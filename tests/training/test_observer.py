@@ -8,7 +8,7 @@ from torch import nn
 
 from stillbit.oscillation import Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare
-from stillbit.quantizers import weight_sites
+from stillbit.quantizers import LSQ, weight_sites
 from stillbit.training.observer import Observer
 
 
@@ -21,7 +21,7 @@ def model() -> nn.Module:
 
 
 def times(observations: int, steps: int) -> list[int]:
-    observer = Observer(nn.Linear(2, 2), [], observations=observations, steps=steps)
+    observer = Observer(LSQ(4), [], observations=observations, steps=steps)
     told = {0: list(observer.begin())} | {step: list(observer.after_step(step)) for step in range(1, steps + 1)}
     return [step for step, events in told.items() if "observation" in dict(events)]
 
@@ -44,8 +44,9 @@ def test_their_number_is_bounded() -> None:
     assert len(times(60, 5000)) == 60
 
 
-def test_facts_are_told_in_any_case() -> None:
-    assert [kind for kind, _ in Observer(nn.Linear(2, 2), [], observations=0, steps=9).begin()] == ["facts"]
+@pytest.mark.parametrize(("network", "observations"), [(nn.Linear(2, 2), 5), (LSQ(4), 0)], ids=["float", "not-asked"])
+def test_facts_are_told_in_any_case(network: nn.Module, observations: int) -> None:
+    assert [kind for kind, _ in Observer(network, [], observations=observations, steps=9).begin()] == ["facts"]
 
 
 class Walk:
@@ -85,7 +86,7 @@ def test_the_most_restless_weights_are_followed(model: nn.Module) -> None:
     (layer,) = walk.events[0][1]["layers"]
     assert layer["name"] == "2"
     assert [(one["index"], one["frequency"]) for one in layer["weights"]] == [(7, 0.5), (3, 0.25)]
-    scale = float(walk.site.quantizer.grid(walk.site.latent()).scale)
+    scale = float(walk.site.quantizer.grid(walk.site.latent()).scale.detach())
     assert layer["weights"][0]["positions"] == pytest.approx([0.01 * step / scale for step in range(8, 14)], abs=1e-5)
 
 

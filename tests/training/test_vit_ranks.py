@@ -6,7 +6,7 @@ micro-batches: LSQ's gradient factor is of the images that a process sees at onc
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -54,6 +54,11 @@ def trace(folder: Path, rank: int = 0) -> Trace:
     return steps
 
 
+def observed(folder: Path) -> list[dict[str, Any]]:
+    events = [event for event in read_record(folder / "record.jsonl") if event["event"] in ("facts", "observation", "trajectories")]
+    return [{name: value for name, value in event.items() if name != "time"} for event in events]
+
+
 def losses(folder: Path) -> list[float]:
     return [event["loss"] for event in read_record(folder / "record.jsonl") if event["event"] == "step"]
 
@@ -94,3 +99,14 @@ def test_the_runs_put_it_to_the_test(runs: Runs, method: str) -> None:
 
 def flipped(before: dict[str, dict[str, Tensor]], after: dict[str, dict[str, Tensor]], site: str) -> float:
     return float((before["codes"][site] != after["codes"][site]).double().mean())
+
+
+def test_one_rank_observes_and_sees_the_same(runs: Runs, method: str) -> None:
+    found = observed(runs.both)
+    assert found == observed(runs.alone)
+    assert [event["event"] for event in found if event["event"] != "observation"] == ["facts", "trajectories", "trajectories"]
+    assert set(PRODUCTS) <= {layer["name"] for layer in found[0]["layers"]}
+    products = [place for place, layer in enumerate(found[0]["layers"]) if layer["name"] in PRODUCTS]
+    last = [event for event in found if event["event"] == "observation"][-1]
+    assert all(last["oscillating"][place] is not None and sum(last["histograms"][place]) > 0 for place in products)
+    assert {None} != set(last["frozen"]) if method == "freezing" else {None} == set(last["frozen"])

@@ -55,6 +55,7 @@ from stillbit.training.timetable import FinalStage, Timetable
 
 LAST = "last.pt"
 BEST = "best.pt"
+MOST_STEP_LINES = 20_000  # of a record: some 6 MB
 
 
 def fit(
@@ -150,7 +151,9 @@ class _Run:
         objective = Objective(data.num_classes, config.label_smoothing, distiller)
         self.stepper = Stepper(network, optimizer, scaler, self.processes, config, data.config.augment, objective, methods)
         same = {"seed": config.seed, "steps_per_epoch": self.steps_per_epoch, "precision": config.precision}
-        self.observer = Observer(model, methods, observations=config.observations, steps=self.epochs * self.steps_per_epoch)
+        steps = self.epochs * self.steps_per_epoch
+        self.log_every = max(config.log_every, -(-steps // MOST_STEP_LINES))
+        self.observer = Observer(model, methods, observations=config.observations, steps=steps)
         self.snapshot = Snapshot(model, optimizer, methods, self.observer, scaler, same, recipe)
         self.position = Position()
         self.signals = StopSignals()
@@ -255,10 +258,10 @@ class _Run:
         return iter(self.train_batches)
 
     def report_step(self, step: int, epoch: int, figures: StepFigures) -> None:
-        """Show a step; every `log_every` steps, write it down."""
+        """Show a step; every so many steps, write it down."""
         shown = {"loss": figures.loss, "accuracy": figures.correct / figures.images}
         self.report.step(step, epoch, shown, figures.images)
-        if step % self.config.log_every == 0:
+        if step % self.log_every == 0:
             rates = {f"learning_rate_{group}": rate for group, rate in enumerate(self.rates.at(step))}
             shares = {name: value for method in self.methods for name, value in method.metrics().items()}
             self.report.log(epoch, shown | rates, shares)

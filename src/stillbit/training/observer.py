@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from stillbit.oscillation import Method
 from stillbit.oscillation.recording import Window
+from stillbit.quantizers import Quantizer
 from stillbit.training.observation import facts, finite, observe, rounded
 
 _WINDOW = 100  # steps, or a third of a run
@@ -21,13 +22,15 @@ class Observer:
         model: Unwrapped.
         methods: Attached; they know what oscillates.
         observations: How many there are, spread evenly over the run, before its first step and after its last among them; of a run with
-            fewer steps, after each. 0: nothing is observed but facts.
+            fewer steps, after each. 0, or a network without quantizers: nothing is observed but facts.
         steps: Of the whole run.
     """
 
     def __init__(self, model: nn.Module, methods: Sequence[Method], *, observations: int, steps: int) -> None:
         self._model = model
         self._methods = methods
+        if not any(isinstance(module, Quantizer) for module in model.modules()):
+            observations = 0
         self._times = {round(number * steps / (observations - 1)) for number in range(observations)}
         length = min(_WINDOW, steps // 3) if observations else 0
         self._length = length
