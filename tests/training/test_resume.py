@@ -4,10 +4,12 @@ import random
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stillbit.training.checkpoint import read
+from stillbit.training.record import read_record
 from tests.equality import assert_equal
 from tests.launching import execute
 
@@ -25,6 +27,12 @@ def start(folder: Path, *options: str, ranks: int = 1) -> int:
     return done.returncode
 
 
+def told(folder: Path) -> list[dict[str, Any]]:
+    """Give the record without its clock and without what tells of the stop itself."""
+    events = (event for event in read_record(folder / "record.jsonl") if event["event"] not in ("start", "resume", "end"))
+    return [{name: value for name, value in event.items() if name not in ("time", "images_per_second")} for event in events]
+
+
 @pytest.mark.parametrize(("method", "ranks"), [("float", 1), ("dampening", 1), ("freezing", 1), ("freezing", 2)])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, ranks: int) -> None:
     options = ("--method", method)
@@ -35,3 +43,4 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, rank
     assert read(tmp_path / "killed" / "last.pt")["position"]["step"] < max(step, 1)
     assert start(tmp_path / "killed", *options, "--resume", ranks=ranks) == 0
     assert_equal(read(tmp_path / "whole" / "last.pt"), read(tmp_path / "killed" / "last.pt"))
+    assert told(tmp_path / "killed") == told(tmp_path / "whole")
