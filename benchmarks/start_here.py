@@ -64,13 +64,15 @@ def table(record: dict[str, Any]) -> str:
     lines = [f"| {name} | {seconds:.0f} s | {processor:.0f} s |" for name, seconds, processor in rows]
     if "install" in record:
         lines.insert(0, f"| Install, {record['install']['megabytes']:,} MB | {record['install']['seconds']:.0f} s | |")
-    load = f"{machine['load_before']:.1f} at its beginning and {machine['load_after']:.1f} at its end"
-    return (
-        "\n| section | on the clock | of the processor |\n|---|---|---|\n" + "\n".join(lines) + "\n\n"
-        f"By `python benchmarks/start_here.py` (`benchmarks/results/start_here.json`): {machine['cores']} cores, Python {machine['python']}, torch\n"
-        f"{machine['torch']}, ONNX Runtime {machine['onnxruntime']}, each command in a process of its own. The machine's load was {load}: above the number of\n"
-        "cores, other jobs took part of the clock.\n"
+    versions = f"Python {machine['python']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}"
+    load = f"{machine['load_before']:.1f} at the beginning and {machine['load_after']:.1f} at the end"
+    source = f"`python {Path(__file__).relative_to(ROOT)}` (`{RESULT.relative_to(ROOT)}`)"
+    words = (
+        f"By {source}, each command in a process of its own: {machine['cores']} cores,\n"
+        f"{versions}. The machine's load was {load}: where it is above the number of cores,\n"
+        "other jobs took part of the clock.\n"
     )
+    return "\n| section | on the clock | of the processor |\n|---|---|---|\n" + "\n".join(lines) + f"\n\n{words}"
 
 
 def sections(python: Path) -> list[tuple[str, list[list[str]]]]:
