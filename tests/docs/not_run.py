@@ -6,6 +6,7 @@ NOT_RUN: dict[tuple[str, str], int] = {
     ("docs/export.md", "needs ExecuTorch"): 1,
     ("docs/from-ofq.md", "needs a published checkpoint"): 1,
     ("docs/from-oscillations-qat.md", "needs ImageNet"): 1,
+    ("docs/integrations.md", "installs software"): 1,
     ("docs/real-data.md", "installs software"): 1,
     ("docs/real-data.md", "takes hours"): 1,
     ("docs/real-data.md", "takes minutes"): 1,

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,21 @@ class Method(ABC):
         attached_to: The optimizer whose steps it sees; None before `attach`.
         gradient_scale: What `before_step` multiplies a gradient by that it adds; not 1 only while a fused optimizer steps under a
             gradient scaler.
+        watches_only: Whether it changes nothing, so that other libraries' layers suit it too.
 
     Raises:
-        PrepareError: If the model has no quantized weight.
+        PrepareError: If the model has no quantized weight, or one that can only be watched.
     """
 
+    watches_only: ClassVar[bool] = False
+
     def __init__(self, model: nn.Module) -> None:
-        if not weight_sites(model):
-            raise PrepareError(f"{type(self).__name__}: the model has no quantized weight; prepare it first")
+        name, sites = type(self).__name__, weight_sites(model)
+        if not sites:
+            raise PrepareError(f"{name}: the model has no quantized weight; prepare it first")
+        foreign = [site.name for site in sites if site.quantizer.read_only]
+        if foreign and not self.watches_only:
+            raise PrepareError(f"{name}: layer {foreign[0]} is another library's and can only be watched; allowed: Tracking, or prepare")
         self.model = model
         self.step = 0
         self.gradient_scale: Tensor | float = 1.0

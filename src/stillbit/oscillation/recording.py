@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,8 @@ class Recording(Method):
     Raises:
         RecipeError: If no quantized layer matches, or a number is below 1.
     """
+
+    watches_only: ClassVar[bool] = True
 
     def __init__(self, model: nn.Module, *, layers: str, weights: int, steps: int) -> None:
         super().__init__(model)

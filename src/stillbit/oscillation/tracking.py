@@ -6,7 +6,7 @@ is saved; the first codes are those at `attach`.
 """
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +137,8 @@ class Tracking(Method):
     Raises:
         RecipeError: If a value is out of range.
     """
+
+    watches_only: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -51,10 +51,12 @@ class Quantizer(nn.Module, ABC):
         clip: Limits of an activation function that is folded into this quantizer, (0, inf) of ReLU or (0, 6) of ReLU6, which it applies
             to its input first (`prepare` sets it); None: none is.
         needs_range: Whether calibration must find a range.
+        read_only: Whether it stands for another library's quantizer, which methods can only watch.
     """
 
     max_bits: ClassVar[int] = 8
     needs_range: ClassVar[bool] = True
+    read_only: ClassVar[bool] = False
     symmetric: bool = True
     calibrated: Tensor
     signed: Tensor

@@ -143,16 +143,16 @@ def weight_sites(model: nn.Module) -> list[WeightSite]:
 
 
 def _sites(model: nn.Module) -> Iterator[WeightSite]:
-    for name, module in _unwrapped(model).named_modules():
+    for name, module in unwrapped(model).named_modules():
         # Asked of the class: the wrapper of torch.compile shows its module's attributes as its own, and must not count twice; and
         # methods look for sites at every step, where asking each module by isinstance would take 1 % of it.
         if hasattr(type(module), "weight_sites"):
             yield from cast(HasWeightSites, module).weight_sites(".".join(part for part in name.split(".") if part != "_orig_mod"))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Takes off what DDP and torch.compile put round a model, in any order."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return _unwrapped(model.module)
+        return unwrapped(model.module)
     inner = getattr(model, "_orig_mod", None)
-    return model if inner is None else _unwrapped(inner)
+    return model if inner is None else unwrapped(inner)
