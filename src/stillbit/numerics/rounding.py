@@ -44,7 +44,7 @@ class STE(Rounding):
 
 @dataclass(frozen=True)
 class EWGS(Rounding):
-    """Element-wise gradient scaling: larger steps away from the grid point, smaller ones towards it.
+    """Element-wise gradient scaling: larger steps towards the grid point, smaller ones away from it.
 
     Attributes:
         scaling: Strength, 0 or more; 0 is `STE`.
