@@ -13,6 +13,7 @@ from stillbit.toy import toy as run_toy
 from stillbit.toy.experiments import Findings
 from stillbit.toy.setups import METHODS, ROWS
 
+ROOT = Path(__file__).parents[2]
 FILES = ["toy.gif", "toy.json", "toy.png", "toy_laws.png"]
 command = importlib.import_module("stillbit.toy.toy")
 
@@ -86,12 +87,15 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_real_one_fits_a_page(tmp_path: Path) -> None:
+def test_the_real_one_fits_a_page_and_agrees_with_the_record(tmp_path: Path) -> None:
     run(tmp_path)
     assert (tmp_path / "toy.gif").stat().st_size < 1_500_000
     methods = json.loads((tmp_path / "toy.json").read_text())["methods"]
-    assert methods["straight-through"]["oscillations_per_100_steps"] > 50
-    assert methods["freezing"]["flips_per_100_steps"] == 0
+    recorded = json.loads((ROOT / "benchmarks" / "results" / "toy.json").read_text())["methods"]
+    for name in set(METHODS) - {"stochastic rounding"}:  # whose draws differ between versions of torch
+        for count in ("oscillations_per_100_steps", "flips_per_100_steps"):
+            assert methods[name][count] == pytest.approx(recorded[name][count], abs=2), name  # the cut of a cycle
+        assert methods[name]["mean_loss"] == pytest.approx(recorded[name]["mean_loss"], abs=0.01), name
 
 
 def run(folder: Path) -> str:
