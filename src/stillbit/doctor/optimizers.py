@@ -93,9 +93,9 @@ def scale_learning_rate_sgd(subject: ModelSubject) -> Iterator[Found]:
         share = site.latent().numel() / quantizer.scale.numel()
         imbalance = _rate(group) / max(weight_rate, 1e-12) * math.sqrt(share * quantizer.limits[1])
         if imbalance > LARGEST_IMBALANCE:
-            found.append((imbalance, f"{site.name}.scale", _rate(group)))
+            found.append((imbalance, subject.scale_names[id(quantizer.scale)], _rate(group)))
     for imbalance, name, rate in sorted(found, reverse=True):
-        what = f"SGD at {rate:g} moves it some {imbalance:,.0f} times as much as its weights: its gradient is a sum over all of them"
+        what = f"SGD at {rate:g} moves it some {imbalance:,.0f} times as much as its weights: its gradient sums over all of them"
         yield Found(name, what, "Adam at 1e-5 for scales (JointOptimizer), or scale_gradient: lsq")
 
 
@@ -105,7 +105,7 @@ def scale_without_gradient(subject: ModelSubject) -> Iterator[Found]:
         return
     held = subject.held()
     if not any(parameter.grad is not None for parameter in subject.model.parameters()):
-        raise Unknown("no parameter has a gradient; examine between backward and zero_grad")
+        raise Unknown("there are no gradients; examine between backward and zero_grad")
     for name, quantizer in subject.quantizers.items():
         scale = getattr(quantizer, "scale", None)
         if isinstance(scale, Tensor) and scale.requires_grad and id(scale) in held and scale.grad is None:
