@@ -139,7 +139,10 @@ def test_a_run_is_not_resumed_by_another_recipe(finished, override, message):
 
 def test_what_changes_no_number_may_change_at_a_resume(finished):
     folder, figures = finished
-    assert run.train(quantized("freeze", "training.log_every=1", "data.root=/elsewhere"), folder, resume=True) == figures
+    assert (
+        run.train(quantized("freeze", "training.log_every=1", "training.observations=3", "data.root=/elsewhere"), folder, resume=True)
+        == figures
+    )
 
 
 def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path):

@@ -152,6 +152,17 @@ def test_metrics() -> None:
     assert freezing.metrics() == {"oscillating": 0.0, "frozen": 0.25}
     assert freezing.layer_metrics()["0"] == {"oscillating": 0.0, "frozen": 1.0}
     assert freezing.layer_metrics()["1"] == {"oscillating": 0.0, "frozen": 0.0}
+    assert freezing.masks()["frozen"]["0"].all()
+    assert not freezing.masks()["oscillating"]["0"].any()
+
+
+def test_a_pinned_weight_has_no_frequency() -> None:
+    freezing = Freezing(one_weight(), threshold=1.0, ema_momentum=0.2)
+    pins = drive(freezing, *OSCILLATION)
+    assert freezing.frequencies()["0"].item() > 0.0
+    pins.fill_(1)
+    assert freezing.frequencies()["0"].item() == 0.0
+    assert freezing.tracker.histories["0"].frequency.item() > 0.0
 
 
 def test_pins_travel_in_the_model_and_the_rest_in_the_method() -> None:

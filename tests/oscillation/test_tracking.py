@@ -40,6 +40,8 @@ def test_metrics_count_weights_not_layers() -> None:
         tracking.after_step(1)
     assert tracking.layer_metrics() == {"0": {"oscillating": 1.0}, "1": {"oscillating": 0.0}}
     assert tracking.metrics() == {"oscillating": 0.4}
+    assert {name: int(mask.sum()) for name, mask in tracking.masks()["oscillating"].items()} == {"0": 2, "1": 0}
+    assert tracking.frequencies() == {name: history.frequency for name, history in tracking.tracker.histories.items()}
 
 
 def test_a_weight_oscillates_above_the_limit() -> None:

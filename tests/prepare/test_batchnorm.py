@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from stillbit.errors import DataError
 from stillbit.oscillation import Tracking
 from stillbit.prepare import reestimate_batchnorm
-from stillbit.prepare.batchnorm import gaussian_divergence, model_input
+from stillbit.prepare.batchnorm import (
+    batchnorm_divergences,
+    batchnorm_statistics,
+    estimate_batchnorm,
+    gaussian_divergence,
+    model_input,
+)
 from tests.prepare.networks import calibrated, image, small_mobilenet
 
 # Two batches of 2 images of 1 channel and 1 x 2 pixels: means 2.5 and 5, unbiased variances 5 / 3 and 20 / 3.
@@ -35,6 +41,19 @@ def test_statistics_are_plain_averages_of_unbiased_batch_statistics() -> None:
     assert statistics(model) == pytest.approx((3.75, 25 / 6), rel=1e-6)  # sums in float32
     expected = 0.5 * (math.log(9 / (25 / 6)) + (25 / 6 + (3.75 - 7) ** 2) / 9 - 1)
     assert divergence == {"0": pytest.approx(expected, rel=1e-6)}
+
+
+def test_an_estimate_is_what_would_be_written_and_is_not() -> None:
+    model, written = norm(), norm()
+    mean = model[0].running_mean
+    estimated = estimate_batchnorm(model, BATCHES)
+    assert statistics(model) == (7.0, 9.0)
+    assert model[0].running_mean is mean
+    before = batchnorm_statistics(written)
+    divergence = reestimate_batchnorm(written, BATCHES)
+    assert (estimated["0"].mean.item(), estimated["0"].var.item()) == statistics(written)
+    assert batchnorm_divergences(before, estimated) == divergence
+    assert batchnorm_divergences(estimated, before) != divergence
 
 
 def test_no_more_batches_than_asked_are_read() -> None:

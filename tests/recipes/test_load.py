@@ -82,6 +82,7 @@ def test_the_last_of_two_overrides_holds(recipe):
             "freezing is given and training.epochs is 0; allowed: with 1 epoch or more, which its schedule takes",
             id="freezing_without_epochs",
         ),
+        pytest.param("training.observations=1", "training.observations is 1; allowed: 0, or 2 and more", id="observations"),
         pytest.param("annealing.epochs=0", "annealing.epochs is 0; allowed: 1 or more", id="annealing"),
         pytest.param("distillation.temperature=2", "distillation.teacher: missing, and it has no default", id="no_teacher"),
         pytest.param("model.num_classes=0", "model.num_classes is 0; allowed: 1 or more", id="no_classes"),

@@ -82,7 +82,7 @@ def test_figures_become_series(tmp_path: Path) -> None:
 
 
 def test_what_was_lived_through_twice_counts_once(tmp_path: Path) -> None:
-    found = history(tmp_path, event("step", 1, loss=1.0), event("step", 2, loss=2.0), event("step", 1, loss=3.0))
+    found = history(tmp_path, event("step", 2, loss=1.0), event("step", 1, loss=3.0), event("step", 2, loss=2.0))
     assert found.steps["loss"] == Series((1, 2), (3.0, 2.0))
 
 

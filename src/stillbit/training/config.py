@@ -65,7 +65,7 @@ class TrainingConfig:
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}; allowed: 0 or more")
         if self.observations < 0 or self.observations == 1:
-            raise RecipeError(f"observations is {self.observations}; allowed: 0, or 2 and more, for the beginning and the end")
+            raise RecipeError(f"observations is {self.observations}; allowed: 0, or 2 and more")
         if self.precision not in ("fp32", "fp64", "bf16", "fp16"):
             raise RecipeError(f"precision is {self.precision!r}; allowed: fp32, fp64, bf16, fp16")
         if self.device not in ("auto", "cpu"):
