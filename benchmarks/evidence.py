@@ -224,7 +224,7 @@ def insert(page: str, made: dict[str, str]) -> str:
     """
     for name, text in made.items():
         pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
-        page, count = re.subn(pattern, lambda found, text=text: f"{found[1]}{text}\n{found[2]}", page, flags=re.DOTALL)
+        page, count = re.subn(pattern, lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
         if count != 1:
             raise ValueError(f"the page has {count} places for {name}; allowed: 1")
     return page

@@ -71,7 +71,7 @@ def test_shares_have_a_height_a_mean_and_an_end() -> None:
 
 def test_a_table_replaces_what_stood_in_its_place_and_needs_one() -> None:
     page = "a\n<!-- w4a4: begin (script) -->\nold | \\1\n<!-- w4a4: end -->\nb\n"
-    assert insert(page, {"w4a4": "new"}) == "a\n<!-- w4a4: begin (script) -->\nnew\n<!-- w4a4: end -->\nb\n"
+    assert insert(page, {"w4a4": "new"}) == "a\n<!-- w4a4: begin (script) -->\n\nnew\n\n<!-- w4a4: end -->\nb\n"
     with pytest.raises(ValueError, match="0 places for w3a3"):
         insert(page, {"w3a3": "new"})
 
