@@ -159,9 +159,9 @@ def main() -> None:
     try:
         if not options.report_only:
             train_all(options.workspace, options.image_size, options.epochs, options.seeds)
-        for variant in variants(options.seeds):
-            if is_complete(options.workspace / variant.name / "record.jsonl"):
-                check(options.workspace / variant.name)
+        for name in ("float", *(variant.name for variant in variants(options.seeds))):
+            if is_complete(options.workspace / name / "record.jsonl"):
+                check(options.workspace / name)
         write(options)
     except StillbitError as error:
         sys.exit(f"error: {error}")

@@ -69,6 +69,11 @@ def select(runs: Iterable[OneRun], network: str, bits: str, method: str) -> Grou
     return Group(sorted(found, key=lambda one: one.name.seed))
 
 
+def checked(group: Group) -> Group:
+    """Give those whose batch norms have been checked."""
+    return Group([one for one in group.runs if one.figures["divergence"]])
+
+
 def spread(values: Sequence[float], unit: str = "", digits: int = 1, *, signed: bool = False) -> str:
     """Write `61.2 ± 1.3 %`: mean and standard deviation; without the latter for one value, and nothing for none."""
     if not values:
@@ -113,8 +118,8 @@ def batchnorm_table(runs: Sequence[OneRun]) -> str:
     rows = []
     for network, title in NETWORKS.items():
         for bits in ("float", "w8a8", "w4a4", "w3a3"):
-            group = select(runs, network, bits, "" if bits == "float" else "lsq")
-            if not group.runs or not group.runs[0].figures["divergence"]:
+            group = checked(select(runs, network, bits, "" if bits == "float" else "lsq"))
+            if not group.runs:
                 continue
             rows.append(
                 [
@@ -240,7 +245,10 @@ def main() -> None:
     images.mkdir(exist_ok=True)
     layers = {**digits_facts["layers"], **clipart_facts["layers"]}
     panels = {
-        title: (layers[network], {bits: select([*digits, *clipart], network, bits, "lsq").runs for bits in ("w8a8", "w4a4", "w3a3")})
+        title: (
+            layers[network],
+            {bits: checked(select([*digits, *clipart], network, bits, "lsq")).runs for bits in ("w8a8", "w4a4", "w3a3")},
+        )
         for network, title in NETWORKS.items()
     }
     draw_divergences(panels, images / "evidence_batchnorm.png")

@@ -16,12 +16,12 @@ _DIGITS = 6  # of each figure that is kept; a share of one weight in four millio
 
 
 class Name(NamedTuple):
-    """What a run folder's name says: `mobilenet_w3a3_lsq_seed0`, `w4a4_ewgs_seed1`, `resnet_float_seed2`, `float`.
+    """What a run folder's name says: `mobilenet_w3a3_lsq_seed0`, `w4a4_ewgs_seed1`, `resnet_float_moving_seed2`, `float`.
 
     Attributes:
         network: Empty where there is one network only.
         bits: As in `w3a3`, or `float`.
-        method: Empty for float networks.
+        method: Empty for the float networks that others start from.
         seed: 0 where there is one only.
     """
 
@@ -33,9 +33,9 @@ class Name(NamedTuple):
     @classmethod
     def parse(cls, folder: str) -> Self:
         """Take a folder's name apart."""
-        match = re.fullmatch(r"(?:([a-z]+)_)?(?:(w\da\d)_([a-z0-9]+)|float)(?:_seed(\d+))?", folder)
+        match = re.fullmatch(r"(?:(mobilenet|resnet)_)?(w\da\d|float)(?:_(?!seed)([a-z0-9]+))?(?:_seed(\d+))?", folder)
         assert match is not None, folder
-        return cls(match[1] or "", match[2] or "float", match[3] or "", int(match[4] or 0))
+        return cls(match[1] or "", match[2], match[3] or "", int(match[4] or 0))
 
 
 class Run(NamedTuple):

@@ -46,6 +46,7 @@ def write_record(folder: Path, *, frozen: float | None = None, complete: bool = 
         ("w4a4_ewgs_seed1", Name("", "w4a4", "ewgs", 1)),
         ("w3a3_damp10_seed12", Name("", "w3a3", "damp10", 12)),
         ("mobilenet_float_seed2", Name("mobilenet", "float", "", 2)),
+        ("resnet_float_moving_seed2", Name("resnet", "float", "moving", 2)),
         ("resnet_w8a8_lsq_seed0", Name("resnet", "w8a8", "lsq", 0)),
     ],
     ids=lambda one: one if isinstance(one, str) else "",
