@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from evidence_pictures import draw_divergences, draw_shares
+from evidence_pictures import Panel, draw_divergences, draw_shares
 from run_figures import Name
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,12 @@ METHODS = {
 }
 NOT_DRAWN = ("fastscales",)  # four times above all others
 NETWORKS = {"mobilenet": "small MobileNetV2", "resnet": "small ResNet", "": "EfficientNet-Lite0"}
+# Network, at what moment, bits, method: the rows of the table of batch norms.
+BATCHNORMS = (
+    *((network, "constant rate", bits, "moving") for network in ("mobilenet", "resnet") for bits in ("float", "w4a4", "w3a3")),
+    *((network, "end", bits, method) for network in NETWORKS for bits, method in (("float", ""), ("w4a4", "lsq"), ("w3a3", "lsq"))),
+    *(("", "end, stochastic rounding", bits, "stochastic") for bits in ("w4a4", "w3a3")),
+)
 
 Figure = Callable[["OneRun"], float]
 
@@ -116,25 +122,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def batchnorm_table(runs: Sequence[OneRun]) -> str:
     """Table (a): how wrong running averages are, and what re-estimation changes."""
     rows = []
-    for network, title in NETWORKS.items():
-        for bits in ("float", "w8a8", "w4a4", "w3a3"):
-            group = checked(select(runs, network, bits, "" if bits == "float" else "lsq"))
-            if not group.runs:
-                continue
-            rows.append(
-                [
-                    f"{title}, {bits if bits == 'float' else bits.upper()}",
-                    str(len(group.runs)),
-                    group.spread(divergence("before", fmean), digits=2),
-                    group.spread(divergence("before", max), digits=1),
-                    group.spread(divergence("after", fmean), digits=2),
-                    group.spread(percent("accuracy_with_averages"), "%"),
-                    group.spread(percent("accuracy"), "%"),
-                    spread([gain(one) for one in group.runs], "points", signed=True),
-                    spread([less_loss(one) for one in group.runs], signed=True),
-                ]
-            )
-    head = ("network", "seeds", "KL, running averages", "its worst layer", "KL, re-estimated", "accuracy, running averages")
+    for network, when, bits, method in BATCHNORMS:
+        if not (group := checked(select(runs, network, bits, method))).runs:
+            continue
+        rows.append(
+            [
+                f"{NETWORKS[network]}, {when}",
+                bits if bits == "float" else bits.upper(),
+                str(len(group.runs)),
+                group.spread(divergence("before", fmean), digits=2),
+                group.spread(divergence("before", max), digits=1),
+                group.spread(divergence("after", fmean), digits=2),
+                group.spread(percent("accuracy_with_averages"), "%"),
+                group.spread(percent("accuracy"), "%"),
+                spread([gain(one) for one in group.runs], "points", signed=True),
+                spread([less_loss(one) for one in group.runs], signed=True),
+            ]
+        )
+    head = ("network", "bits", "seeds", "KL, running averages", "its worst layer", "KL, re-estimated", "accuracy, running averages")
     return table((*head, "accuracy, re-estimated", "gain, by seed", "loss saved, by seed"), rows)
 
 
@@ -235,22 +240,16 @@ def insert(page: str, made: dict[str, str]) -> str:
     return page
 
 
-def main() -> None:
-    """Write tables and pictures."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    page = ROOT / "docs" / "evidence.md"
-    page.write_text(insert(page.read_text(encoding="utf-8"), tables(RESULTS)), encoding="utf-8")
-    (clipart_facts, clipart), (digits_facts, digits) = load(RESULTS / "efficientnet_clipart.json"), load(RESULTS / "digits_evidence.json")
-    images = ROOT / "docs" / "images"
-    images.mkdir(exist_ok=True)
+def pictures(results: Path, images: Path) -> None:
+    """Draw the page's pictures."""
+    (clipart_facts, clipart), (digits_facts, digits) = load(results / "efficientnet_clipart.json"), load(results / "digits_evidence.json")
     layers = {**digits_facts["layers"], **clipart_facts["layers"]}
-    panels = {
-        title: (
-            layers[network],
-            {bits: checked(select([*digits, *clipart], network, bits, "lsq")).runs for bits in ("w8a8", "w4a4", "w3a3")},
-        )
-        for network, title in NETWORKS.items()
-    }
+    everything = [*digits, *clipart]
+    panels: dict[str, Panel] = {}
+    for network, when, bits, method in BATCHNORMS:
+        if (network, method) in (("mobilenet", "moving"), ("resnet", "moving"), ("", ""), ("", "lsq")):
+            widths = panels.setdefault(f"{NETWORKS[network]}, {when}", (layers[network], {}))[1]
+            widths["full precision" if bits == "float" else bits.upper()] = checked(select(everything, network, bits, method)).runs
     draw_divergences(panels, images / "evidence_batchnorm.png")
     shares = {
         f"{NETWORKS[network]}, {bits.upper()}": {
@@ -259,6 +258,14 @@ def main() -> None:
         for runs, network, bits in ((clipart, "", "w4a4"), (clipart, "", "w3a3"), (digits, "mobilenet", "w3a3"))
     }
     draw_shares(shares, images / "evidence_oscillation.png")
+
+
+def main() -> None:
+    """Write tables and pictures."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    page = ROOT / "docs" / "evidence.md"
+    page.write_text(insert(page.read_text(encoding="utf-8"), tables(RESULTS)), encoding="utf-8")
+    pictures(RESULTS, ROOT / "docs" / "images")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from evidence import OneRun
@@ -18,7 +19,7 @@ _DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)),
 _INK, _RULE = "#1f2933", "#c3c9d1"
 _STYLE = {"font.size": 9, "text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.edgecolor": _RULE}
 
-Panel = tuple[Mapping[str, list[str]], Mapping[str, Sequence["OneRun"]]]
+Panel = tuple[Mapping[str, list[str]], dict[str, Sequence["OneRun"]]]
 
 
 def draw_shares(panels: Mapping[str, Mapping[str, Sequence["OneRun"]]], path: Path) -> None:
@@ -57,6 +58,8 @@ def draw_divergences(panels: Mapping[str, Panel], path: Path) -> None:
             for number, (bits, runs) in enumerate(widths.items()):
                 if runs:
                     _divergence(axes, number, bits, runs, layers)
+            axes.scatter([], [], s=16, color=_INK, label="behind a depthwise convolution")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             _finish(axes, title, "batch norm, from the image to the classifier")
             axes.set_yscale("log")
         figure.axes[0].set_ylabel("KL(population || running averages), nats")
@@ -77,11 +80,10 @@ def _divergence(axes: Axes, number: int, bits: str, runs: Sequence["OneRun"], la
     places, colour = np.arange(1, values.shape[1] + 1), _COLOURS[number]
     mean = np.exp(np.log(values).mean(0))
     axes.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-    axes.plot(places, mean, color=colour, linestyle=_DASHES[number], linewidth=1.2, label=bits.upper())
+    axes.plot(places, mean, color=colour, linestyle=_DASHES[number], linewidth=1.2, label=bits)
     depthwise = np.isin(layers["names"], layers["depthwise"])
     if depthwise.any():
-        label = "behind a depthwise convolution" if number == 0 else None
-        axes.scatter(places[depthwise], mean[depthwise], s=16, color=colour, zorder=3, label=label)
+        axes.scatter(places[depthwise], mean[depthwise], s=16, color=colour, zorder=3)
 
 
 def _finish(axes: Axes, title: str, across: str) -> None:
