@@ -77,7 +77,6 @@ METHODS = {
     "ewgs": Method("lsq", (TRACKING, "quantization.rounding=ewgs")),
     "sigmoid": Method("lsq", (TRACKING, "quantization.rounding=stacked_sigmoid")),
     "stochastic": Method("lsq", (TRACKING, "quantization.rounding=stochastic")),
-    "slowscales": Method("lsq", (TRACKING, "scale_optimizer.lr=1.0e-5")),  # as published: the scales hardly move
 }
 
 

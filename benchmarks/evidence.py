@@ -25,7 +25,6 @@ METHODS = {
     "ewgs": "EWGS",
     "sigmoid": "stacked sigmoid",
     "stochastic": "stochastic rounding",
-    "slowscales": "LSQ, slow scales",
     "fastscales": "LSQ, fast scales",
 }
 NOT_DRAWN = ("fastscales",)  # four times above all others
@@ -204,7 +203,7 @@ def facts_line(facts: dict[str, Any]) -> str:
     """Say how a file of results came to be."""
     hardware, versions = facts["hardware"], facts["versions"]
     return (
-        f"`{facts['command']}`, commit {facts['commit'][:10]}, torch {versions['torch']}, timm {versions['timm']}, "
+        f"`{facts['command']}`, commit {facts['commit']}, torch {versions['torch']}, timm {versions['timm']}, "
         f"{hardware['device']}, {hardware['threads']} thread(s) a run on a machine of {hardware['cpus']} cores, which others used too."
     )
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
 
-from evidence import OneRun, batchnorm_table, insert, load, methods_table, select, shares_table, spread, tables
+from evidence import RESULTS, ROOT, OneRun, batchnorm_table, insert, load, methods_table, select, shares_table, spread, tables
 from evidence_pictures import draw_divergences, draw_shares
 from run_figures import Name
 
@@ -88,7 +88,7 @@ def test_all_tables_come_out_of_two_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({**facts, "runs": those}))
     made = tables(tmp_path)
     assert made["start"] == "The float network has 70.0% and a loss of 1.000 on the 339 validation pictures."
-    assert made["digits"].startswith("`python x`, commit 0123456789, torch 2, timm 1, x, 1 thread(s) a run")
+    assert made["digits"].startswith("`python x`, commit 0123456789abc, torch 2, timm 1, x, 1 thread(s) a run")
     assert load(tmp_path / "digits_evidence.json")[1][0].name.network == "resnet"
 
 
@@ -101,3 +101,8 @@ def test_pictures_are_drawn_and_the_same_each_time(tmp_path: Path) -> None:
         assert picture.size == (1430, 546)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert (tmp_path / "one.bn.png").read_bytes() == (tmp_path / "two.bn.png").read_bytes()
+
+
+def test_the_page_has_the_tables_of_the_results() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert insert(page, tables(RESULTS)) == page, "run: python benchmarks/evidence.py"
