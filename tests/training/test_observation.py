@@ -8,7 +8,7 @@ from stillbit.numerics.kernels import FREE
 from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.prepare.size import packed_bytes
-from stillbit.quantizers import weight_sites
+from stillbit.quantizers import LSQ, weight_sites
 from stillbit.training.observation import bins, facts, finite, observe, rounded
 
 
@@ -114,6 +114,14 @@ def test_a_scale_that_is_kept_as_its_logarithm_is_told_as_it_is() -> None:
     model = network(log_scale=True)
     site = weight_sites(model)[1]
     assert observe(model, [])["scale"][1] == rounded(float(site.quantizer.grid(site.latent()).scale.detach()))
+
+
+def test_an_activations_scale_is_the_mean_of_its_scales() -> None:
+    plain, logarithm = LSQ(4, (3,)), LSQ(4, (3,), log_scale=True)
+    with torch.no_grad():
+        plain.scale.copy_(torch.tensor([1.0, 2.0, 6.0]))
+        logarithm.scale.copy_(torch.tensor([1.0, 2.0, 6.0]).log())
+    assert observe(nn.Sequential(plain, logarithm), [])["activation_scale"] == [3.0, pytest.approx(3.0, rel=1e-5)]
 
 
 def test_shares_come_from_the_methods() -> None:
