@@ -40,6 +40,7 @@ def test_groups_of_one_title_say_in_what_they_differ():
 def test_the_title_says_network_data_bits_and_methods():
     assert title_of(recipe()) == "small_mobilenet, digits, W3A3 LSQ, freezing"
     assert title_of(recipe(quantization=None, freezing=None)) == "small_mobilenet, digits, float"
+    assert title_of({"quantization": {"weight_bits": 2, "activation_bits": 4, "quantizer": "statsq"}}) == "W2A4 StatsQ"
     assert title_of({}) == "float"
 
 

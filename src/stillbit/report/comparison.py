@@ -105,7 +105,7 @@ def treatment_of(recipe: Mapping[str, Any]) -> str:
     width = "float"
     if quantization:
         width = f"W{quantization.get('weight_bits', '?')}A{quantization.get('activation_bits', '?')}"
-        width = f"{width} {str(quantization.get('quantizer', '')).upper()}".rstrip()
+        width = f"{width} {_quantizer(quantization)}".rstrip()
     return ", ".join((width, *(method for method in _METHODS if recipe.get(method))))
 
 
@@ -171,6 +171,11 @@ def _titles(histories: Sequence[RunHistory], recipes: Sequence[Mapping[str, str]
         shown += ["..."] * (len(differing) > 3)
         found.append(f"{title} ({', '.join(shown)})" if shown else title)
     return found
+
+
+def _quantizer(quantization: Mapping[str, Any]) -> str:
+    given = str(quantization.get("quantizer", ""))
+    return {"lsq": "LSQ", "statsq": "StatsQ"}.get(given, given)
 
 
 def _section(recipe: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -77,6 +77,7 @@ class Chart {
     this.rule.setAttribute("d", found.rule);
     this.tip.replaceChildren(...found.lines.map((line) => element("div", {}, ...(Array.isArray(line) ? line : [line]))));
     this.tip.hidden = false;
+    this.tip.style.left = "0"; // its width is measured where it has all the room
     const left = x > this.width / 2 ? x - this.tip.offsetWidth - 14 : x + 14;
     this.tip.style.left = `${Math.max(0, Math.min(left, this.width - this.tip.offsetWidth))}px`;
     this.tip.style.top = `${Math.max(0, event.clientY - box.top - this.tip.offsetHeight / 2)}px`;

@@ -94,7 +94,8 @@ class Training {
     if (!this.names.length) return;
     const [family, name] = this.names[this.chosen].split(".");
     const series = this.ofAll([name], [family]);
-    this.other.show(this.options(figureName(name), series, name));
+    const title = figureName(name);
+    this.other.show(this.options(title[0].toUpperCase() + title.slice(1), series, name));
   }
 
   options(title, series, name, label) {
