@@ -17,7 +17,7 @@ from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import ROOT, Block, Prelude, pages, read
 from tests.docs.preludes import PRELUDES
 
-SLOW = {"README.md", "docs/export.md", "docs/integrations.md", "docs/start.md"}
+SLOW = {"README.md", "docs/export.md", "docs/integrations.md", "docs/report.md", "docs/start.md"}
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
 
 
