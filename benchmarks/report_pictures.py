@@ -3,7 +3,7 @@
     stillbit train digits_float && stillbit train digits_w3a3_freeze
     python benchmarks/report_pictures.py runs/digits_w3a3_freeze runs/digits_float [RUN ...]
 
-Writes docs/images/report-*.png, each with 96 colours so that it stays small.
+Writes docs/images/report-*.png, each with 256 colours so that it stays small.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from PIL import Image
 from stillbit.report import write_report
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-COLOURS = 96
+COLOURS = 256
 _DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -41,7 +41,7 @@ def take(browser: Browser, page: Path, name: str, size: tuple[int, int], theme: 
     browser.evaluate(_DRAWN)
     path = IMAGES / f"{name}.png"
     browser.shoot(path)
-    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
