@@ -30,11 +30,11 @@ test: lint
 test-fast: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests
 
-# torch 2.9 is the oldest that we support; torchvision 0.24 belongs to it.
+# torch 2.9 is the oldest that we support; torchvision 0.24 and torchao 0.14 belong to it, and torchao does not say so itself.
 test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade pip
-	$(OLDEST)/bin/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*' --editable '.[dev]'
+	$(OLDEST)/bin/python -m pip install --quiet 'torch==2.9.*' 'torchvision==0.24.*' 'torchao==0.14.*' --editable '.[dev]'
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
 
 docs: $(INSTALLED)

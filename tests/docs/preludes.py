@@ -57,9 +57,10 @@ def trained_run() -> dict[str, Any]:
 
 
 def other_libraries() -> dict[str, Any]:
-    """As `digits`; what Lightning 2.6 calls of torch 2.15, and says of small data, is no error."""
+    """As `digits`; what Lightning 2.6 calls of torch 2.15 and says of small data, and Brevitas 0.13 of torch 2.9, is no error."""
     for message in (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "The '.*_dataloader' does not have many workers"):
         warnings.filterwarnings("ignore", message)  # pytest puts the filters back after each test
+    warnings.filterwarnings("ignore", "Named tensors and all their associated APIs are an experimental feature")
     warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
     return digits()
 

@@ -15,6 +15,9 @@ from stillbit.quantizers import weight_sites
 from tests.integrations.digits import network
 from tests.integrations.watching import MOMENTUM, check_tracking
 
+# Brevitas 0.13 takes names off its inputs; torch 2.9 says once that names are experimental.
+pytestmark = pytest.mark.filterwarnings("ignore:Named tensors and all their associated APIs are an experimental feature:UserWarning")
+
 IMAGES = torch.randn(16, 2, 6, 6, generator=torch.Generator().manual_seed(3))
 
 GRIDS: dict[str, dict[str, Any]] = {
