@@ -117,6 +117,7 @@ ILL: dict[str, tuple[Callable[[], RunSubject], str, str]] = {
         "step 120",
         "the loss is not finite, first at output of blocks.0.conv",
     ),
+    "checkpoint-unreadable": (lambda: run(unreadable="cut or damaged (at data.pkl)"), "last.pt", "cut or damaged (at data.pkl)"),
     "failed": (
         lambda: run(status="DataError", reason="batch 3: none of its images can be read"),
         "step 1000",

@@ -34,7 +34,7 @@ def run_of(name: str, start: Path, folder: Path, *overrides: str) -> Path:
     weights = start / "last.pt"
     given = [f"model.weights={weights}"]
     if "deit" in name:
-        given += [f"distillation.teacher.weights={weights}", *NO_WARMUP, "training.evaluate_every=1"]
+        given += [f"distillation.teacher.weights={weights}", *NO_WARMUP, "training.evaluate_every=1", "training.cooldown_epochs=0"]
     if "cga" in name:
         given.append("annealing.epochs=1")
     train(load(name, (*SHORT, *given, *overrides)), folder)
@@ -75,8 +75,20 @@ def test_without_its_data_a_run_says_what_was_not_checked(frozen: Path) -> None:
 def test_a_record_without_a_checkpoint_is_examined_too(frozen: Path, tmp_path: Path) -> None:
     shutil.copy(frozen / "record.jsonl", tmp_path)
     found = examine_run(tmp_path)
-    assert {one.rule: one.why for one in found.unchecked} == {"at-chance": "the number of classes is not known without a checkpoint"}
-    assert "not-finite" not in found.checked
+    why = {one.rule: one.why for one in found.unchecked}
+    assert why["at-chance"] == "the number of classes is not known without a checkpoint"
+    assert why["not-finite"] == f"there is no network to look at (checkpoint {tmp_path / 'last.pt'}: no such file)"
+    assert "checkpoint-unreadable" not in {one.rule for one in found}
+    assert [one.rule for one in found] == ["freezing-two-oscillations"]
+
+
+def test_a_damaged_checkpoint_is_a_finding(frozen: Path, tmp_path: Path) -> None:
+    shutil.copy(frozen / "record.jsonl", tmp_path)
+    (tmp_path / "last.pt").write_bytes((frozen / "last.pt").read_bytes()[:5000])
+    found = examine_run(tmp_path)
+    assert (found[0].rule, found[0].where) == ("checkpoint-unreadable", "last.pt")
+    assert "cut or damaged" in found[0].what
+    assert "diverged" in found.checked
 
 
 def test_a_run_that_diverged_names_step_and_layer(digits_float: Path, tmp_path: Path) -> None:

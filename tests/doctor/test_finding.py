@@ -5,6 +5,7 @@ import json
 from stillbit.doctor.examine import check
 from stillbit.doctor.finding import Examination, Finding, Unchecked
 from stillbit.doctor.rules import RULES
+from stillbit.doctor.subjects import FileSubject
 
 
 def finding(severity: str, rule: str, where: str = "a") -> Finding:
@@ -29,6 +30,13 @@ def test_reasons_are_told_once() -> None:
         "not checked: x, y: no data",
         "not checked: z: old record",
     ]
+
+
+def test_many_rules_without_a_subject_are_counted() -> None:
+    unchecked = tuple(Unchecked(rule, "no data") for rule in "abcdefg")
+    assert str(Examination("net", (), (), unchecked)).splitlines()[-1] == "not checked: 7 rules: no data"
+    kept = check("nothing", (), {FileSubject: "no file"})
+    assert {one.rule for one in kept.unchecked} == {rule.name for rule in RULES if rule.subject is FileSubject}
 
 
 def test_notes_are_not_wrong() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from stillbit.doctor.finding import Found, Unknown
 from stillbit.doctor.subjects import RunSubject
+from stillbit.training.loop import LAST
 
 _STILL_RUNNING = 600.0  # seconds since the last event
 _COLLAPSED = 0.5  # of the best accuracy
@@ -24,6 +25,12 @@ def diverged(subject: RunSubject) -> Iterator[Found]:
         where = f"step {named[1] if named else subject.num_steps}"
         cure = "lower optimizer.lr and scale_optimizer.lr, or clip gradients (training.clip_gradient_norm); look at the layer named"
         yield Found(where, reason.removeprefix(f"{where}: "), cure)
+
+
+def checkpoint_unreadable(subject: RunSubject) -> Iterator[Found]:
+    """The last checkpoint is cut or damaged."""
+    if subject.unreadable:
+        yield Found(LAST, subject.unreadable, "copy it again, or go on from best.pt (start: in a recipe); the disk may be full or failing")
 
 
 def failed(subject: RunSubject) -> Iterator[Found]:
@@ -92,7 +99,7 @@ def best_is_not_last(subject: RunSubject) -> Iterator[Found]:
     """The best evaluation was clearly better than the last."""
     top1 = subject.evaluations("val_top1")
     best, last = max(top1.values), top1.values[-1]
-    if best - last > max(_SMALLEST_GAIN, 2 * standard_error(subject)) and last >= _COLLAPSED * best:
+    if best - last > max(_SMALLEST_GAIN, 3 * standard_error(subject)) and last >= _COLLAPSED * best:
         step = top1.steps[top1.values.index(best)]
         what = f"top-1 {best:.1%} at step {step}, {last:.1%} at the end"
         yield Found("best.pt", what, "export best.pt; a learning rate that ends near 0 keeps it")

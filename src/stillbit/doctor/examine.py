@@ -1,7 +1,7 @@
 """The doctor's doors: a live model, a run or checkpoint, a file."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from stillbit.assembly import Trained, build_trained, read_trained, trained_clas
 from stillbit.doctor.finding import SEVERITIES, Examination, Finding, Unchecked, Unknown
 from stillbit.doctor.rules import RULES
 from stillbit.doctor.subjects import FileSubject, ModelSubject, RunSubject, Subject
-from stillbit.errors import CheckpointError, DataError, ExportError, PrepareError
+from stillbit.errors import CheckpointError, DataError, ExportError, PrepareError, StillbitError
 from stillbit.export.inspect import inspect
 from stillbit.oscillation import Method
 from stillbit.prepare import scales, undecayed, weights
 from stillbit.report.reading import RECORD, read_run
+from stillbit.training import checkpoint
 from stillbit.training.batches import calibration_batches, validation_batches
 from stillbit.training.data import load_data
 from stillbit.training.loop import LAST
@@ -78,16 +79,19 @@ def examine_run(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
         StillbitError: Whatever building meets.
     """
     path = Path(path)
-    record, has_checkpoint = path / RECORD, path.is_file() or (path / LAST).is_file()
-    if not record.is_file() and not has_checkpoint:
+    record, file = path / RECORD, path / LAST if path.is_dir() else path
+    if not record.is_file() and not file.is_file():
         raise CheckpointError(f"{path}: no run folder and no checkpoint; allowed: one of them, or an exported file ({', '.join(FILES)})")
-    trained = _trained(path, overrides) if has_checkpoint else None
-    subjects: list[Subject] = []
-    if record.is_file():
-        subjects.append(_run_subject(path, trained))
-    if trained is not None:
-        subjects.append(_model_subject(trained))
-    return check(str(path), subjects)
+    if not record.is_file():
+        return check(str(path), (_model_subject(_trained(file, overrides)),))
+    try:
+        trained, unreadable, why = _trained(file, overrides), "", ""
+        model: ModelSubject | None = _model_subject(trained)
+    except StillbitError as error:
+        trained, model, why = None, None, f"there is no network to look at ({error})"
+        unreadable = _unreadable(file)
+    run = _run_subject(path, trained, file.is_file(), unreadable)
+    return check(str(path), (run,) if model is None else (run, model), {ModelSubject: why} if model is None else {})
 
 
 def examine_file(path: Path | str) -> Examination:
@@ -126,16 +130,19 @@ def examine_path(path: Path | str, overrides: Sequence[str] = ()) -> Examination
     return examine_file(path)
 
 
-def check(name: str, subjects: Sequence[Subject]) -> Examination:
+def check(name: str, subjects: Sequence[Subject], missing: Mapping[type[Subject], str] | None = None) -> Examination:
     """Checks every rule on the subjects that it is for.
 
     Args:
         name: What is examined, for the reader.
         subjects: Of any kinds; rules on other kinds are left out.
+        missing: Kinds of subjects that could not be had, and why: their rules count as unchecked.
     """
     findings: list[Finding] = []
     checked, unchecked = dict[str, None](), dict[str, Unchecked]()
     for rule in RULES:
+        if missing and rule.subject in missing:
+            unchecked[rule.name] = Unchecked(rule.name, missing[rule.subject])
         for subject in subjects:
             if not isinstance(subject, rule.subject):
                 continue
@@ -163,17 +170,26 @@ def _innermost(optimizer: object) -> Optimizer:
     return optimizer
 
 
-def _trained(path: Path, overrides: Sequence[str]) -> Trained:
-    return read_trained(path, ("data.workers=0", *overrides))
+def _trained(file: Path, overrides: Sequence[str]) -> Trained:
+    return read_trained(file, ("data.workers=0", *overrides))
 
 
-def _run_subject(path: Path, trained: Trained | None) -> RunSubject:
+def _unreadable(file: Path) -> str:
+    """Says what is wrong with a checkpoint as a file; one that is not there, or has no recipe of ours, is in order."""
+    try:
+        checkpoint.read(file)
+    except CheckpointError as error:
+        return str(error) if file.is_file() else ""
+    return ""
+
+
+def _run_subject(path: Path, trained: Trained | None, has_checkpoint: bool, unreadable: str) -> RunSubject:
     record = path / RECORD
     skipped = tuple(str(event["name"]) for event in read_record(record) if event["event"] == "skipped")
     has_batchnorm = None if trained is None else any(name.endswith("running_mean") for name in trained.content["model"])
     classes = None if trained is None else trained_classes(trained)
     idle = max(time.time() - record.stat().st_mtime, 0.0)
-    return RunSubject(read_run(path), skipped, has_batchnorm, classes, idle, trained is not None)
+    return RunSubject(read_run(path), skipped, has_batchnorm, classes, idle, has_checkpoint, unreadable)
 
 
 def _model_subject(trained: Trained) -> ModelSubject:

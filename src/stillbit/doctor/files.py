@@ -53,7 +53,9 @@ def accumulator_overflow(subject: FileSubject) -> Iterator[Found]:
 
 
 def pair_saturation(subject: FileSubject) -> Iterator[Found]:
-    """Pair sums that 16 bits do not hold."""
+    """Pair sums that 16 bits do not hold. PyTorch, which runs packed files in floats, has no such kernels."""
+    if subject.inspection.runtime is None:
+        return
     for one in sorted(subject.inspection.saturation, key=lambda one: -one.pair):
         if not one.pair_fits:
             what = f"sums of two products can reach {one.pair:,}, 16 bits hold {INT16:,}: wrong on processors with AVX2 and no VNNI"

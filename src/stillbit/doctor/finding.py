@@ -8,6 +8,7 @@ Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 _NAMED = 3  # places that a line names
+_NAMED_RULES = 6
 _WIDTH = 9  # of the column of severities
 
 
@@ -112,7 +113,7 @@ class Examination(Sequence[Finding]):
             lines += ["", *_told(findings)]
         reasons = _by_reason(self.unchecked)
         if reasons:
-            lines += ["", *(f"not checked: {', '.join(rules)}: {why}" for why, rules in reasons.items())]
+            lines += ["", *(f"not checked: {_enumerated(rules)}: {why}" for why, rules in reasons.items())]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -135,6 +136,10 @@ def _told(findings: list[Finding]) -> list[str]:
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""
     also = f" (also {', '.join(others)}{more})" if others else ""
     return [f"{first.severity:<{_WIDTH}}{first.rule}: {first.where}: {first.what}{also}", f"{'':<{_WIDTH}}do: {first.cure}"]
+
+
+def _enumerated(rules: list[str]) -> str:
+    return ", ".join(rules) if len(rules) <= _NAMED_RULES else f"{len(rules)} rules"
 
 
 def _by_reason(unchecked: Sequence[Unchecked]) -> dict[str, list[str]]:

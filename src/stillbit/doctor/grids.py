@@ -73,8 +73,9 @@ def scale_collapsed(subject: ModelSubject) -> Iterator[Found]:
         if latent is not None:  # a row of zeros has that scale by right
             floored = (floored & (latent.abs() > _VISIBLE * SCALE_FLOOR)).any()
         if bool(floored.any()):
-            below = f", {int((stored <= 0).sum())} stored as 0 or less" if scale is stored else ""
-            what = f"smallest scale {float(scale.min()):.2g} of {scale.numel()}, the floor is {SCALE_FLOOR:g}{below}: all is clipped"
+            below = int((stored <= 0).sum()) if scale is stored else 0
+            told = f", {below} stored as 0 or less" if below else ""
+            what = f"smallest scale {float(scale.min()):.2g} of {scale.numel()}, the floor is {SCALE_FLOOR:g}{told}: all is clipped"
             yield Found(name, what, f"{_RECALIBRATE}; no weight decay on scales; log_scale: true keeps them positive")
 
 
@@ -150,7 +151,7 @@ def bound_to_one_size(subject: ModelSubject) -> Iterator[Found]:
 
 def _saturated(codes: dict[str, Codes], things: str) -> Iterator[Found]:
     for name, one in _worst_first(codes, "clipped"):
-        if one.clipped > SATURATED:
+        if one.clipped > SATURATED and not one.floored:  # scale-collapsed says it
             yield Found(name, f"{one.clipped:.1%} of {things} lie beyond the {2**one.bits} codes: the scale is too small", _RECALIBRATE)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillbit.numerics.grid import code
+from stillbit.numerics.grid import SCALE_FLOOR, code
 from stillbit.prepare.batchnorm import batchnorm_divergences, batchnorm_statistics, estimate_batchnorm
 from stillbit.prepare.trace import run_example, watched
 from stillbit.quantizers import Quantizer, WeightSite
@@ -22,6 +22,7 @@ class Codes:
         used: Number of codes that occur.
         commonest: The most frequent code.
         share: Of elements that have it.
+        floored: Whether a scale is at its floor.
         clipped: Share of those that are not zero that lie beyond the grid, more than half a step.
         zeros: Share of elements that are exactly zero.
         count: Number of elements.
@@ -31,6 +32,7 @@ class Codes:
     used: int
     commonest: int
     share: float
+    floored: bool
     clipped: float
     zeros: float
     count: int
@@ -71,6 +73,7 @@ def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
         used=int((counts > 0).sum()),
         commonest=int(counts.argmax()) + grid.low,
         share=float(counts.max()) / latent.numel(),
+        floored=bool((grid.scale <= SCALE_FLOOR).any()),
         clipped=int(clipped.sum()) / max(latent.numel() - zeros, 1),
         zeros=zeros / latent.numel(),
         count=latent.numel(),

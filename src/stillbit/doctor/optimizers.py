@@ -19,6 +19,8 @@ LARGEST_MOVE = 0.5
 # three orders of magnitude too large, and needs a learning rate a hundredth as high.
 LARGEST_IMBALANCE = 10.0
 
+_COLLAPSED = 1e-7  # a scale of which scale-collapsed says all
+
 _BUILD = "build the optimizer after prepare: weights(model) and scales(model), or parameter_groups(model)"
 
 
@@ -73,7 +75,7 @@ def scale_learning_rate(subject: ModelSubject) -> Iterator[Found]:
             if name in quantizers and quantizers[name].is_calibrated:
                 moves.append((_rate(group) / _size(quantizers[name]), name, number, _rate(group), _size(quantizers[name])))
     for move, name, number, rate, size in sorted(moves, reverse=True):
-        if move > LARGEST_MOVE:
+        if move > LARGEST_MOVE and size > _COLLAPSED:
             what = f"a step of Adam moves it by up to {rate:g} (group {number}), {move:.0%} of its {size:.2g}"
             yield Found(name, what, f"a learning rate of scales below {0.1 * size:.1g}; published: 1e-5 under Adam")
 

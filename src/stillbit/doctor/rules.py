@@ -29,6 +29,7 @@ class Rule:
 RULES: tuple[Rule, ...] = (
     # A run's course.
     Rule("diverged", "error", RunSubject, courses.diverged),
+    Rule("checkpoint-unreadable", "error", RunSubject, courses.checkpoint_unreadable),
     Rule("failed", "error", RunSubject, courses.failed),
     Rule("figure-not-finite", "error", RunSubject, courses.figure_not_finite),
     Rule("collapsed", "error", RunSubject, courses.collapsed),

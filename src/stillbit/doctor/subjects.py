@@ -126,6 +126,7 @@ class RunSubject:
         num_classes: Width of the classifier; None likewise.
         idle_seconds: Since the record was last written.
         has_checkpoint: Whether there is one to resume from.
+        unreadable: What is wrong with it; empty: nothing.
     """
 
     history: RunHistory
@@ -134,6 +135,7 @@ class RunSubject:
     num_classes: int | None = None
     idle_seconds: float = 0.0
     has_checkpoint: bool = True
+    unreadable: str = ""
 
     def setting(self, path: str, default: Any = None) -> Any:
         """Gives a value of the recipe by its path, as in `freezing.ema_momentum`; `default` where there is none."""
