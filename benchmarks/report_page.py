@@ -3,9 +3,9 @@
     python benchmarks/report_page.py [--rounds 7] [--note "what else the machine was doing"]
 
 The record is made up, in the form that the trainer writes: 300 epochs of 5,004 steps, 53 quantized layers of the sizes of a MobileNetV2.
-Each round opens the page in a browser of its own, with an empty profile. Times count from the start of navigation: to the load event, and
-to the frame after it, when all charts are drawn. The processor time of the page's main thread says what it costs on a busy machine, too.
-Writes benchmarks/results/report_page.json.
+Each round opens the page in a browser of its own, with an empty profile, that has come to rest. Times count from the start of navigation: to
+the load event, and to the frame after it, when all charts are drawn. The processor time of the page's main thread says what it costs on a
+busy machine, too. Writes benchmarks/results/report_page.json.
 """
 
 import argparse
@@ -32,6 +32,7 @@ EPOCHS, STEPS_PER_EPOCH, LOG_EVERY, OBSERVATIONS, WINDOW = 300, 5004, 50, 60, 10
 LAYERS = 53
 LOW, HIGH, BITS = -4, 3, 3
 LIMIT_SECONDS = 2.0
+SETTLING_SECONDS = 3.0  # a browser that has just begun is busy with itself
 _RENDERED = (
     "addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(() => { window.rendered = performance.now(); })))"
 )
@@ -169,6 +170,7 @@ def open_once(program: str, page: Path, width: int, height: int) -> dict[str, fl
         Milliseconds: from the start of navigation, by what happened then; and the main thread's processor time.
     """
     with Browser(program, width, height) as browser:
+        time.sleep(SETTLING_SECONDS)
         browser.send("Performance.enable", timeDomain="threadTicks")
         browser.send("Page.addScriptToEvaluateOnNewDocument", source=_RENDERED)
         browser.open(page.as_uri())
