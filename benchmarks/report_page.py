@@ -3,9 +3,9 @@
     python benchmarks/report_page.py [--rounds 7] [--note "what else the machine was doing"]
 
 The record is made up, in the form that the trainer writes: 300 epochs of 5,004 steps, 53 quantized layers of the sizes of a MobileNetV2.
-Each round opens the page in a browser of its own, with an empty profile, that has come to rest. Times count from the start of navigation: to
-the load event, and to the frame after it, when all charts are drawn. The processor time of the page's main thread says what it costs on a
-busy machine, too. Writes benchmarks/results/report_page.json.
+Each round opens the page in a browser of its own, with an empty profile, that has come to rest. Times count from the start of navigation:
+to the load event, and to the frame after it, when all charts are drawn. The processor time of the page's main thread says what it costs on
+a busy machine, too. Writes benchmarks/results/report_page.json.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from stillbit.report.missing import missing
 from stillbit.report.overview import overview
 from stillbit.report.payload import curves_of, details_of
 
-_STYLES = ("page", "charts")
+_STYLES = ("page", "charts", "media")
 _SCRIPTS = ("elements", "chart", "axes", "lines", "rows", "heatmap", "histogram", "trajectories", "training", "layers", "report")
 
 
