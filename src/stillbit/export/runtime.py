@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +108,8 @@ def _onnxruntime(model: Any, precise: bool, written: Path | None = None) -> Sess
 
 
 def _openvino(model: Any, precise: bool) -> Session:
-    import openvino
-
     del precise  # an option of the other runtime
-    core = openvino.Core()
+    core = _openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}  # else floats are bfloat16 where the processor has it
     compiled = core.compile_model(core.read_model(model=model.SerializeToString()), "CPU", settings)
     names = [output.name for output in model.graph.output]
@@ -120,6 +119,19 @@ def _openvino(model: Any, precise: bool) -> Session:
         return {name: found[name] for name in names}
 
     return run
+
+
+@cache
+def _openvino_core() -> Any:
+    """Gives OpenVINO's core: one for all sessions, for as long as the process lives.
+
+    The first compilation of a core gives the thread a stack for signals, and its end puts back the one before. Of two cores that end in
+    the order in which they began, the second puts back the first's, whose memory is gone: the next signal that Python handles (Ctrl-C,
+    SIGTERM, the end of a child) kills the process without a word.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def one_line(error: Exception) -> str:
