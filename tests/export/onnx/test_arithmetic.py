@@ -1,5 +1,6 @@
 """Operations on floats and on sizes, each against PyTorch's."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillbit.errors import ExportError
-from stillbit.export.onnx import to_onnx
+from stillbit.export.onnx import arithmetic, to_onnx
 from stillbit.export.onnx.containers import Container
-from tests.export.onnx.running import run
+from stillbit.export.runtime import open_session
+from tests.export.onnx.running import kernels, run
 from tests.export.onnx.traced import Function, assert_lowered, operations, quantized, traced, weight
 
 SHAPE = (4, 6, 8)
@@ -33,6 +35,8 @@ FUNCTIONS: dict[str, Function] = {
     "div": lambda x: x / (CLASS + 3) / 2,
     "relu": lambda x: x.relu(),
     "relu6": lambda x: functional.hardtanh(x * 4, 0.0, 6.0),
+    "relu6-function": lambda x: torch.ops.aten.relu6(x * 4),
+    "rsub": lambda x: torch.rsub(x, 3),
     "hardtanh": lambda x: functional.hardtanh(x, -0.5, 0.7),
     "gelu": lambda x: functional.gelu(x * 3),
     "gelu_tanh": lambda x: functional.gelu(x * 3, approximate="tanh"),
@@ -125,6 +129,41 @@ def test_a_quantizer_that_stands_at_two_places() -> None:
     np.testing.assert_allclose(run(proto, x)[0], program(x).numpy(), atol=1e-6)
 
 
+KERNEL, BESIDE = weight(4, 4, 3, 3), weight(4, 4, 1, 1, label="p")
+BIAS = torch.linspace(-1, 1, 4)
+SCALES = torch.tensor(0.2), torch.tensor(0.7), torch.tensor(0.9)
+
+
+def block(x: Tensor, *, of_codes: bool) -> Tensor:
+    """A residual block: a convolution with codes, what goes past it, and the codes of their sum."""
+    start = quantized(x, SCALES[0], label="a")
+    inside = quantized(functional.conv2d(start, KERNEL(), padding=1), SCALES[1], label="b")
+    past = start if of_codes else functional.conv2d(start, BESIDE(), BIAS)
+    return quantized(inside + past, SCALES[2], label="c") * 2
+
+
+@pytest.mark.parametrize("of_codes", [True, False], ids=["codes", "floats"])
+def test_transposes_beside_a_sum_cost_nothing(of_codes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def network(x: Tensor) -> Tensor:
+        return block(x, of_codes=of_codes)
+
+    proto = assert_lowered(network, 4, 6, 6)
+    done = kernels(proto, tmp_path)
+    assert done.count("QLinearAdd") == of_codes
+    monkeypatch.setattr(arithmetic, "_summand", lambda lowering, _, operand, where: lowering.float_of(operand, where))
+    plain, _ = to_onnx(traced(network, 4, 6, 6), Container())
+    assert operations(proto).count("Transpose") == operations(plain).count("Transpose") + 2
+    assert sorted(done) == sorted(kernels(plain, tmp_path))
+
+
+@pytest.mark.parametrize("of_codes", [True, False], ids=["codes", "floats"])
+def test_openvino_rounds_in_front_of_a_sum_too(of_codes: bool) -> None:
+    pytest.importorskip("openvino")
+    proto, _ = to_onnx(traced(lambda x: block(x, of_codes=of_codes), 4, 6, 6), Container("int8"))
+    x = torch.randn(3, 4, 6, 6).numpy()
+    assert np.array_equal(open_session(proto, "openvino")(x)["logits"], run(proto, x)[0])
+
+
 def test_a_weight_that_no_layer_multiplies_is_a_constant() -> None:
     matrix = weight(6, 8, kind="zero_point")
     assert_lowered(lambda x: x * matrix(), *SHAPE)
@@ -134,11 +173,12 @@ def test_a_weight_that_no_layer_multiplies_is_a_constant() -> None:
     ("function", "message"),
     [
         (lambda x: torch.add(x, x * 2, alpha=2), "a sum with alpha 2 has no ONNX form here; allowed: 1"),
+        (lambda x: torch.rsub(x, 3, alpha=2), "a sum with alpha 2 has no ONNX form here; allowed: 1"),
         (lambda x: functional.adaptive_avg_pool2d(x, (2, 1)), r"average pooling to \[2, 1\] has no ONNX form here; allowed: to 1 x 1"),
         (lambda x: functional.avg_pool2d(x, 2, divisor_override=3), "average pooling with a divisor has no ONNX form; allowed: without"),
         (lambda x: functional.scaled_dot_product_attention(x, x, x, is_causal=True), "causal, grouped or dropping attention"),
     ],
-    ids=["alpha", "adaptive", "divisor", "causal"],
+    ids=["alpha", "alpha_reversed", "adaptive", "divisor", "causal"],
 )
 def test_forms_that_are_not_written_are_one_line(function: Function, message: str) -> None:
     with pytest.raises(ExportError, match=message):

@@ -22,6 +22,8 @@ MOVEMENTS: dict[str, Function] = {
     "reshape": lambda x: x.reshape(x.shape[0], 2, 12, 8),
     "unsqueeze": lambda x: x.unsqueeze(2),
     "squeeze": lambda x: x[:, :, 2:3].squeeze(2),
+    "squeeze-several": lambda x: x[:, 1:2, 2:3].squeeze((1, 2)),
+    "unflatten": lambda x: x.unflatten(1, (2, -1)),
     "contiguous": lambda x: x.transpose(1, 2).contiguous(),
     "permute": lambda x: x.permute(0, 2, -1, 1),
     "transpose": lambda x: x.transpose(1, -1),

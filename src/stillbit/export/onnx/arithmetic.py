@@ -14,6 +14,8 @@ from stillbit.export.onnx.tails import tail_of
 from stillbit.export.onnx.value import Value, as_float
 from stillbit.export.program import arguments
 
+_CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+
 
 def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
     """Lowers an activation quantizer: QuantizeLinear and Clip. Codes become values again where something computes with them."""
@@ -53,13 +55,17 @@ def binary(operation: str) -> Any:
     """Makes the lowering of an operation with two operands, of which one may be a number."""
 
     def lower(lowering: Lowering, node: fx.Node) -> Value:
-        if node.kwargs.get("alpha", 1) != 1:
-            raise ExportError(f"layer {node.meta['layer']}: a sum with alpha {node.kwargs['alpha']} has no ONNX form here; allowed: 1")
+        _refuse_alpha(node)
         where = lowering.where(node)
         operands = [lowering.float_of(one, f"{where}/{side}") for one, side in zip(node.args[:2], ("left", "right"), strict=True)]
         return Value(lowering.builder.add(operation, operands, where), node.meta["shape"])
 
     return lower
+
+
+def _refuse_alpha(node: fx.Node) -> None:
+    if (alpha := arguments(node).get("alpha", 1)) != 1:
+        raise ExportError(f"layer {node.meta['layer']}: a sum with alpha {alpha} has no ONNX form here; allowed: 1")
 
 
 def add(lowering: Lowering, node: fx.Node) -> Value:
@@ -72,8 +78,25 @@ def add(lowering: Lowering, node: fx.Node) -> Value:
             shift = shift.reshape((1,) * (len(source.shape) - shift.ndim) + shift.shape)
             shift = shift if source.grid.shift is None else shift + source.grid.shift
             return replace(source, grid=replace(source.grid, shift=shift))
-    summed: Value = binary("Add")(lowering, node)
-    return summed
+    _refuse_alpha(node)
+    where = lowering.where(node)
+    operands = [_summand(lowering, node, one, f"{where}/{side}") for one, side in ((left, "left"), (right, "right"))]
+    return Value(lowering.builder.add("Add", operands, where), node.meta["shape"])
+
+
+def _summand(lowering: Lowering, node: fx.Node, operand: Any, where: str) -> str:
+    """Gives the values of what is summed. Codes that nothing else reads become values between two transposes, which ONNX Runtime cancels.
+
+    OpenVINO (2026.4.1) would make one kernel of a convolution, its quantizer, the sum and the quantizer behind that, and leave out the
+    rounding of the first quantizer.
+    """
+    source = lowering.value(operand) if isinstance(operand, fx.Node) else None
+    if source is None or source.grid is None or len(source.shape) != 4 or list(operand.users) != [node]:
+        return lowering.float_of(operand, where)
+    grid = source.grid.moved(source.shape, 4, lambda array: array.transpose(_CHANNELS_LAST))
+    last = lowering.builder.add("Transpose", [source.name], f"{where}/channels_last", perm=_CHANNELS_LAST)
+    values = as_float(lowering.builder, replace(source, name=last, grid=grid), where)
+    return lowering.builder.add("Transpose", [values], f"{where}/channels_first", perm=_CHANNELS_FIRST)
 
 
 def hardtanh(lowering: Lowering, node: fx.Node) -> Value:
@@ -81,6 +104,20 @@ def hardtanh(lowering: Lowering, node: fx.Node) -> Value:
     given = arguments(node)
     limits = [lowering.builder.constant(float(given[limit]), "limit") for limit in ("min_val", "max_val")]
     return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
+
+
+def relu6(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers the function ReLU6: a Clip, as the module's hardtanh is."""
+    limits = [lowering.builder.constant(limit, "limit") for limit in (0.0, 6.0)]
+    return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
+
+
+def reversed_sub(lowering: Lowering, node: fx.Node) -> Value:
+    """Lowers a number less a tensor."""
+    given, where = arguments(node), lowering.where(node)
+    _refuse_alpha(node)
+    operands = [lowering.float_of(given["other"], f"{where}/left"), lowering.float_of(given["self"], f"{where}/right")]
+    return Value(lowering.builder.add("Sub", operands, where), node.meta["shape"])
 
 
 def gelu(lowering: Lowering, node: fx.Node) -> Value:

@@ -66,6 +66,7 @@ def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight
         return Value(name, shape)
     turned = _turned_axes(node, tail.quantizer)
     if not fuses(lowering, tail) or turned is None:
+        name = lowering.builder.add("Unsqueeze", [name, lowering.builder.constant(np.array([0], np.int64), "axes")], f"{where}/rows")
         return Value(reshaped(lowering, name, shape, where), shape)
     assert tail.quantizer is not None
     name, grid = quantize(lowering, name, 2, tail.quantizer, turned=turned)

@@ -144,7 +144,7 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turne
     axes = [axis for axis, size in enumerate(grid.scale.shape) if size > 1]
     if grid.offset.size > 1:
         raise ExportError(f"quantizer {label} has several zero points; allowed: one")
-    if len(axes) <= 1:
+    if axes in ([], [1]):
         scale = grid.scale.reshape(-1) if axes else grid.scale.reshape(())
         axis: dict[str, Any] = {"axis": axes[0]} if axes else {}
     else:  # no form of QuantizeLinear: the division by hand
