@@ -1,6 +1,7 @@
 """From a run to a file and back: digits, a few steps, every format."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from stillbit import exporting, run
 from stillbit.assembly import build_trained, read_trained
 from stillbit.cli import main
 from stillbit.errors import CheckpointError, ExportError, StillbitError
+from stillbit.export import load_packed
 from stillbit.export.predict import predict
 from stillbit.recipes.load import load
 from stillbit.training import checkpoint
@@ -82,6 +84,24 @@ def test_the_file_lies_beside_its_run_under_its_name(trained: Path, tmp_path: Pa
     (folder / "last.pt").write_bytes((trained / "last.pt").read_bytes())
     assert exporting.export(folder, "program").path == folder / "mine.pt2"
     assert exporting.export(folder / "last.pt", "packed").path == folder / "last.safetensors"
+
+
+def test_the_card_of_a_packed_file_says_what_the_run_measured(trained: Path, tmp_path: Path) -> None:
+    exporting.export(trained, "packed", tmp_path / "a.safetensors")
+    content = checkpoint.read(trained / "last.pt")
+    measured = content["position"]["history"][-1]["val_top1"]
+    assert load_packed(tmp_path / "a.safetensors").manifest["accuracy"] == {"top-1, validation images of the run": measured}
+    assert f"| top-1, validation images of the run | {measured:.2%} |" in (tmp_path / "a.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"images": 18.0}, {"history": []}, {"history": [{"epoch": 1}]}], ids=["trained_on", "none", "no_figure"]
+)
+def test_what_was_not_measured_of_these_weights_is_in_no_card(trained: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    content = checkpoint.read(trained / "last.pt")
+    checkpoint.save(tmp_path / "b.pt", content | {"position": content["position"] | changed})
+    exporting.export(tmp_path / "b.pt", "packed")
+    assert load_packed(tmp_path / "b.safetensors").manifest["accuracy"] is None
 
 
 def test_the_data_is_not_needed_to_export(trained: Path, tmp_path: Path) -> None:

@@ -85,7 +85,11 @@ def export(
     if trained.recipe.quantization is None:
         raise ExportError(f"{path}: trained in full precision; allowed: a run of a recipe with quantization")
     model = build_trained(trained)
-    options: dict[str, Any] = {"container": container, "runtime": runtime, "exact": exact} if format == "onnx" else {}
+    own: dict[str, dict[str, Any]] = {
+        "onnx": {"container": container, "runtime": runtime, "exact": exact},
+        "packed": {"accuracy": _accuracy(trained)},
+    }
+    options = own.get(format, {})
     _write(format, model, target, trained, **options)
     return Exported(target, target.stat().st_size, float_bytes(model))
 
@@ -140,6 +144,13 @@ def _write(format: str, model: nn.Module, target: Path, trained: Trained, **opti
         classes=_names(trained),
         **options,
     )
+
+
+def _accuracy(trained: Trained) -> dict[str, float] | None:
+    """Give what the run has measured of these very weights: nothing where steps were taken since."""
+    position = trained.content["position"]
+    last = position["history"][-1] if position["history"] and not position["images"] else {}
+    return {"top-1, validation images of the run": last["val_top1"]} if "val_top1" in last else None
 
 
 def _names(trained: Trained) -> tuple[str, ...] | None:
