@@ -194,6 +194,12 @@ def test_runtimes_that_are_not_there_are_one_line(tmp_path: Path, monkeypatch: p
         verified(tmp_path, model, runtime="openvino")
 
 
+def test_a_file_with_two_outputs_is_one_line(tmp_path: Path) -> None:
+    model = with_outputs(Writer(program()).write(), ["fake_quantize_1"])
+    with pytest.raises(ExportError, match=r"f\.onnx: has 2 outputs; allowed: a file with one"):
+        verified(tmp_path, model)
+
+
 def test_no_batch_is_one_line(tmp_path: Path) -> None:
     onnx.save(Writer(program()).write(), str(tmp_path / "f.onnx"))
     with pytest.raises(DataError, match="verify got no batch; allowed: at least one"):

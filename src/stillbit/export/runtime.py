@@ -108,8 +108,10 @@ def _onnxruntime(model: Any, precise: bool, written: Path | None = None) -> Sess
 
 
 def _openvino(model: Any, precise: bool) -> Session:
+    import openvino
+
     del precise  # an option of the other runtime
-    core = _openvino_core()
+    core = _one_core(openvino.Core)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}  # else floats are bfloat16 where the processor has it
     compiled = core.compile_model(core.read_model(model=model.SerializeToString()), "CPU", settings)
     names = [output.name for output in model.graph.output]
@@ -122,16 +124,14 @@ def _openvino(model: Any, precise: bool) -> Session:
 
 
 @cache
-def _openvino_core() -> Any:
+def _one_core(make: Callable[[], Any]) -> Any:
     """Gives OpenVINO's core: one for all sessions, for as long as the process lives.
 
     The first compilation of a core gives the thread a stack for signals, and its end puts back the one before. Of two cores that end in
     the order in which they began, the second puts back the first's, whose memory is gone: the next signal that Python handles (Ctrl-C,
     SIGTERM, the end of a child) kills the process without a word.
     """
-    import openvino
-
-    return openvino.Core()
+    return make()
 
 
 def one_line(error: Exception) -> str:

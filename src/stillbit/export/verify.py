@@ -83,6 +83,8 @@ def _load(path: Path | str) -> tuple[Any, Manifest]:
 
     read_manifest(path)  # says in one line what is wrong with the file
     proto = onnx.load(str(path))
+    if len(proto.graph.output) != 1:
+        raise ExportError(f"{path}: has {len(proto.graph.output)} outputs; allowed: a file with one, for verify compares top-1 of it")
     return proto, manifest_in(proto, str(path))
 
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from stillbit.errors import ExportError
 from stillbit.export.onnx.builder import Array
-from stillbit.export.onnx.lowering import Lowering, quantize
+from stillbit.export.onnx.lowering import Lowering, quantize, record_codes
 from stillbit.export.onnx.movements import pair
 from stillbit.export.onnx.tails import tail_of
 from stillbit.export.onnx.value import Value, as_float
@@ -22,7 +22,9 @@ def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
     source, label = lowering.value(node.args[0]), str(node.args[7])
     rank = len(node.meta["shape"])
     if source.grid is not None and source.grid.shift is None and source.quantizer == label:
-        return source  # codes already: a Gemm gives them at once, or a max pool stands between a quantizer and its tie
+        if node not in lowering.recorded:  # behind a max pool, a tied quantizer; else a Gemm gave its codes at once
+            record_codes(lowering, source.name, node)
+        return source
     name, grid = quantize(lowering, as_float(lowering.builder, source, lowering.where(node)), rank, node)
     return Value(name, node.meta["shape"], grid, quantizer=label)
 

@@ -36,6 +36,7 @@ class Lowering:
         folded: Operations that are part of an earlier one.
         finer: Codes times a power of two, by the name of the codes.
         activations: What the manifest says of each quantizer's codes.
+        recorded: The quantizers that it does say it of.
         multiplied: The node that multiplies, and the weight, for each layer of the program.
     """
 
@@ -49,6 +50,7 @@ class Lowering:
         self.folded: set[fx.Node] = set()
         self.finer: dict[str, str] = {}
         self.activations: list[Activation] = []
+        self.recorded: set[fx.Node] = set()
         self.multiplied: dict[str, tuple[str, StoredWeight | None]] = {}
         self._operations = operations
 
@@ -156,13 +158,18 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turne
     if (grid.low, grid.high) != (0, 255):
         limits = [builder.constant(np.array(limit, np.uint8), "limit") for limit in (grid.low, grid.high)]
         name = builder.add("Clip", [name, *limits], f"{label}/clip")
-    low, high = node.args[4:6]
-    zero_point = _zero_point(lowering, node)
-    bits = (int(high) - int(low)).bit_length()  # type: ignore[arg-type]
-    offset = int(grid.offset.reshape(())) - zero_point
-    entry = Activation(label, name, offset, int(low), int(high), bits, turned or None)  # type: ignore[arg-type]
-    lowering.activations.append(entry)
+    record_codes(lowering, name, node, turned)
     return name, grid
+
+
+def record_codes(lowering: Lowering, name: str, node: fx.Node, turned: tuple[int, ...] = ()) -> None:
+    """Notes for the manifest which ONNX tensor holds a quantizer's codes; `turned` as for `quantize`."""
+    low, high = node.args[4:6]
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    lowering.recorded.add(node)
+    # A file's codes begin at 0, whatever the quantizer's do.
+    lowering.activations.append(Activation(str(node.args[7]), name, -low, low, high, (high - low).bit_length(), turned or None))
 
 
 def grid_of(lowering: Lowering, node: fx.Node, rank: int) -> CodeGrid:
