@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from stillbit.export import Bounds, capture, export_onnx, inspect, verify
+from stillbit.export.onnx import Container, to_onnx
+from stillbit.export.runtime import open_session
 from tests.export.networks import MODELS, image
 
 # The first layer, of 8-bit codes and weights: some sums are one step off, which are some codes in a thousand of images so small.
@@ -55,3 +58,12 @@ def test_openvino_decodes_bit_planes_as_they_are(tmp_path: Path) -> None:
     export_onnx(program, tmp_path / "f.onnx", container="packed")
     found = verify(tmp_path / "f.onnx", program, [image(4)], runtime="openvino", bounds=COARSE)
     assert found.ok, str(found)
+
+
+@pytest.mark.parametrize("name", ["resnet-integer", "vit-plain_tensor", "vit-qkr_token", "swin-plain_tensor"])
+def test_openvino_computes_what_onnx_runtime_does(name: str) -> None:
+    """Residual sums of codes, scales along tokens and heads, rows of a linear layer that become tokens again."""
+    pytest.importorskip("openvino")
+    proto, _ = to_onnx(capture(MODELS[name](), image()), Container("int8"))
+    found, expected = (open_session(proto, runtime)(image(3).numpy())["logits"] for runtime in ("openvino", "onnxruntime"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())  # floats are summed in another order

@@ -149,7 +149,7 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turne
     if axes in ([], [1]):
         scale = grid.scale.reshape(-1) if axes else grid.scale.reshape(())
         axis: dict[str, Any] = {"axis": axes[0]} if axes else {}
-    else:  # no form of QuantizeLinear: the division by hand
+    else:  # the division by hand: QuantizeLinear has one axis; OpenVINO's is that of channels, and ONNX Runtime is slow along others
         source = builder.add("Div", [source, builder.constant(grid.scale, "scale")], f"{label}/divide")
         scale, axis = np.ones((), np.float32), {}
     zeros = np.full(scale.shape, grid.offset.reshape(()), np.uint8)
