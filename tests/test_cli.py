@@ -96,6 +96,7 @@ def test_recipes_with_a_name_gives_the_file_to_copy(command):
             "run folder runs/digits_float: no run to resume (it has no recipe.yaml)",
             id="train-nothing_to_resume",
         ),
+        pytest.param(["toy", "--folder", "/dev/null/x"], "folder /dev/null/x: cannot be made (Not a directory)", id="toy-no_folder"),
         pytest.param(["validate", "none"], "checkpoint none: no such file", id="validate-nothing"),
         pytest.param(["import", "none", "--recipe", "digits_deit_w2a2_cga"], "checkpoint none: no such file", id="import-nothing"),
         pytest.param(["export", "none", "--format", "onnx"], "checkpoint none: no such file", id="export-nothing"),
