@@ -108,7 +108,11 @@ def fallen() -> list[float]:
     return [*line(0.3, 0.8, 6), 0.12, 0.11, 0.1, 0.11, 0.1]
 
 
-HEALTHY: dict[str, Callable[[], RunSubject]] = {"plain": run, "treated": treated}
+def restless() -> RunSubject:
+    return treated({"oscillating": line(0.1, 0.1)})  # many, though no more than before, and freezing is at work
+
+
+HEALTHY: dict[str, Callable[[], RunSubject]] = {"plain": run, "treated": treated, "restless": restless}
 
 # Rule -> what triggers it, where, and a part of what is said then; the healthy runs trigger none.
 ILL: dict[str, tuple[Callable[[], RunSubject], str, str]] = {

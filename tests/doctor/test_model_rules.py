@@ -94,6 +94,14 @@ def test_a_row_of_zeros_has_the_floor_by_right() -> None:
         assert "scale-collapsed" not in {one.rule for one in examine(model)}
 
 
+@pytest.mark.parametrize("rate", [pytest.param(1e-4, id="small"), pytest.param(1e-2, id="that of the weights")])
+def test_sgd_on_scales_takes_a_small_rate(rate: float) -> None:
+    model = models.model()
+    groups = [{"params": models.weights(model)}, {"params": models.scales(model), "lr": rate}]
+    found = examine(model, torch.optim.SGD(groups, lr=0.01))
+    assert [one.rule for one in found] == ["scale-learning-rate-sgd"] * (3 if rate == 1e-2 else 0)
+
+
 def test_a_model_in_full_precision_has_nothing_to_find() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     assert list(examine(model, torch.optim.SGD(model.parameters(), lr=0.1), example=models.images())) == []
