@@ -138,7 +138,7 @@ def stale_batchnorm(subject: ModelSubject) -> Iterator[Found]:
             yield Found(name, what, "reestimate_batchnorm(model, loader) before evaluation and export; training.reestimate_batches: 50")
 
 
-# A shift of every channel by 0.45 standard deviations. The worst layer of 10 healthy runs of this library had 0.023.
+# A shift of every channel by 0.45 standard deviations. The worst layer of 10 healthy runs of this library had 0.028.
 STALE = 0.1
 
 
