@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
+from stillbit.modules import QuantLinear, adopt
 from stillbit.oscillation import Freezing, FreezingConfig, Tracking
+from stillbit.quantizers import StatsQ
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, place, sgd, train
 
 FREE = -128
@@ -94,6 +96,23 @@ def test_published_latents_keep_moving() -> None:
     place(model, 0.55)
     freezing.after_step(1)
     assert model[0].weight.item() == pytest.approx(0.55)
+
+
+def test_a_grid_that_follows_from_pinned_latents_stays() -> None:
+    layer = nn.Linear(64, 4, bias=False)
+    model = nn.Sequential(adopt(QuantLinear, layer, weight_quantizer=StatsQ(3), input_quantizer=None))
+    weight, quantizer = model[0].weight, model[0].weight_quantizer
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    Freezing(model, threshold=0.1).attach(optimizer)
+    quantizer.pins.copy_(quantizer.code(weight))
+    scale, codes, latent = quantizer.grid(weight).scale, quantizer.code(weight), weight.detach().clone()
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(torch.ones(1, 64)).sum().backward()
+        optimizer.step()
+    assert torch.equal(quantizer.grid(weight).scale, scale)
+    assert torch.equal(quantizer.code(weight), codes)
+    assert torch.equal(weight, latent)
 
 
 def test_free_latents_are_not_touched() -> None:

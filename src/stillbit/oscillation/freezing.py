@@ -77,7 +77,8 @@ class Freezing(Method):
     def after_step(self, step: int) -> None:
         """Takes the step's codes into the histories, pins what exceeds the threshold, and holds pinned latents.
 
-        A derived latent (a product of weights) cannot be held: what is written there is lost, and the pin alone holds the code.
+        A derived latent (a product of weights) cannot be held: what is written there is lost, and the pin alone holds the code. A
+        latent that its grid follows from (StatsQ) is not held: each value written there would move the grid, and the grid the value.
         """
         threshold = self.threshold(step)
         averages = self.use_ema and (threshold > 0.0 or not self.published)

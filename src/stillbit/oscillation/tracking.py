@@ -66,8 +66,9 @@ class Tracker:
         if threshold is not None:
             # Made on the CPU to stay there: kernels take it for a number, and no transfer waits for an accelerator.
             limit = torch.full((), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
-        shares = (self._share(site, averages, pinning) for site in self.sites())
-        run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, pinning)
+        for sites, how in _held_apart(self.sites(), pinning):
+            shares = (self._share(site, averages, how) for site in sites)
+            run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, how)
 
     @torch.no_grad()
     def _history(self, site: WeightSite, latent: Tensor, *, averages: bool) -> History:
@@ -207,6 +208,18 @@ class TrackingConfig:
         """Makes the method for a run of `steps` optimizer steps, which do not matter here."""
         del steps
         return Tracking(model, ema_momentum=self.ema_momentum, max_bits=self.max_bits, totals=self.totals)
+
+
+def _held_apart(sites: list[WeightSite], pinning: Pinning | None) -> list[tuple[list[WeightSite], Pinning | None]]:
+    """Takes out of what is held the latents that a grid follows from (StatsQ).
+
+    It would move with what is written there, and what is written with it, without end.
+    """
+    if pinning is None or not pinning.hold:
+        return [(sites, pinning)]
+    following = [site for site in sites if not site.quantizer.needs_range]
+    fixed = [site for site in sites if site.quantizer.needs_range]
+    return [(following, pinning._replace(hold=False)), (fixed, pinning)]
 
 
 def check_tracking(ema_momentum: float, max_bits: int) -> None:
