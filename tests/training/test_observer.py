@@ -114,5 +114,6 @@ def test_a_window_goes_on_in_another_observer(model: nn.Module, cut: int) -> Non
     assert first.events + second.events == whole.events
 
 
-def test_where_no_window_is_open_there_is_no_state(model: nn.Module) -> None:
-    assert Walk(model, 20).take(1, 2).observer.state_dict() == {}
+@pytest.mark.parametrize("taken", [2, 13], ids=["before", "between"])
+def test_where_no_window_is_open_there_is_no_state(model: nn.Module, taken: int) -> None:
+    assert Walk(model, 20).take(*range(1, taken + 1)).observer.state_dict() == {}
