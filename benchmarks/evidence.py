@@ -55,7 +55,7 @@ class Group(NamedTuple):
         """Write mean and standard deviation of a figure over the seeds."""
         return spread([figure(one) for one in self.runs], unit, digits)
 
-    def against(self, base: "Group", figure: Figure, unit: str = "points", digits: int = 1) -> str:
+    def against(self, base: "Group", figure: Figure, unit: str = "", digits: int = 1) -> str:
         """Write mean and standard deviation of the differences to another variant's runs of the same seeds, and how many are positive."""
         other = {one.name.seed: figure(one) for one in base.runs}
         differences = [figure(one) - other[one.name.seed] for one in self.runs if one.name.seed in other]
@@ -132,14 +132,14 @@ def batchnorm_table(runs: Sequence[OneRun]) -> str:
                 group.spread(divergence("before", fmean), digits=2),
                 group.spread(divergence("before", max), digits=1),
                 group.spread(divergence("after", fmean), digits=2),
-                group.spread(percent("accuracy_with_averages"), "%"),
-                group.spread(percent("accuracy"), "%"),
-                spread([gain(one) for one in group.runs], "points", signed=True),
+                group.spread(percent("accuracy_with_averages")),
+                group.spread(percent("accuracy")),
+                spread([gain(one) for one in group.runs], signed=True),
                 spread([less_loss(one) for one in group.runs], signed=True),
             ]
         )
-    head = ("network", "bits", "seeds", "KL, running averages", "its worst layer", "KL, re-estimated", "accuracy, running averages")
-    return table((*head, "accuracy, re-estimated", "gain, by seed", "loss saved, by seed"), rows)
+    head = ("network", "bits", "seeds", "KL, running averages", "its worst layer", "KL, re-estimated", "accuracy %, running averages")
+    return table((*head, "accuracy %, re-estimated", "gain, points, by seed", "loss saved, by seed"), rows)
 
 
 def methods_table(runs: Sequence[OneRun], bits: str) -> str:
@@ -153,19 +153,19 @@ def methods_table(runs: Sequence[OneRun], bits: str) -> str:
             [
                 title,
                 str(len(group.runs)),
-                group.spread(percent("accuracy_with_averages"), "%"),
-                group.spread(percent("accuracy"), "%"),
+                group.spread(percent("accuracy_with_averages")),
+                group.spread(percent("accuracy")),
                 "" if of_base else group.against(base, percent("accuracy")),
                 group.spread(value("loss"), digits=3),
-                "" if of_base else group.against(base, value("loss"), "", 3),
+                "" if of_base else group.against(base, value("loss"), digits=3),
             ]
         )
     head = (
         "method",
         "seeds",
-        "accuracy, running averages",
-        "accuracy, re-estimated",
-        "against LSQ, by seed",
+        "accuracy %, running averages",
+        "accuracy %, re-estimated",
+        "against LSQ, points, by seed",
         "loss",
         "against LSQ, by seed",
     )
@@ -189,14 +189,14 @@ def shares_table(clipart: Sequence[OneRun], digits: Sequence[OneRun]) -> str:
                     title,
                     name,
                     str(len(group.runs)),
-                    group.spread(lambda one: 100 * max(one.figures["curve"]["oscillating"]), "%"),
-                    group.spread(lambda one: 100 * fmean(one.figures["curve"]["oscillating"]), "%"),
-                    group.spread(percent("oscillating"), "%", 2),
+                    group.spread(lambda one: 100 * max(one.figures["curve"]["oscillating"])),
+                    group.spread(lambda one: 100 * fmean(one.figures["curve"]["oscillating"])),
+                    group.spread(percent("oscillating"), digits=2),
                     "" if method == "lsq" else group.against(base, percent("oscillating"), digits=2),
-                    group.spread(percent("frozen"), "%") if method == "freeze" else "",
+                    group.spread(percent("frozen")) if method == "freeze" else "",
                 ]
             )
-    return table(("network", "method", "seeds", "highest", "mean", "end", "end against LSQ, by seed", "frozen"), rows)
+    return table(("network", "method", "seeds", "highest %", "mean %", "end %", "end against LSQ, points, by seed", "frozen %"), rows)
 
 
 def facts_line(facts: dict[str, Any]) -> str:
