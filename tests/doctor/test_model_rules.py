@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillbit.doctor import examine
+from stillbit.doctor import examine, grids
 from stillbit.doctor.rules import RULES, Rule
 from stillbit.doctor.subjects import ModelSubject
 from stillbit.errors import PrepareError
@@ -31,6 +31,13 @@ def test_an_ill_model_triggers_the_rule(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", OF_MODELS, ids=named)
 def test_a_healthy_model_does_not(rule: Rule) -> None:
     assert list(rule.find(models.trained())) == []
+
+
+def test_freezing_writes_no_latent_that_its_grid_follows_from() -> None:
+    model = models.prepared(quantizer="statsq")
+    models.calibrate(model, [(models.images(),)])
+    models.pinned_elsewhere(model)
+    assert list(grids.pins_and_latents(models.subject(model))) == []
 
 
 def test_there_is_no_case_without_a_rule() -> None:

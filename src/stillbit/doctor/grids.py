@@ -115,10 +115,10 @@ def saturated_activation(subject: ModelSubject) -> Iterator[Found]:
 
 
 def pins_and_latents(subject: ModelSubject) -> Iterator[Found]:
-    """Pinned weights whose latents would give another code."""
+    """Pinned weights whose latents would give another code, where freezing writes latents."""
     for site in subject.sites:
         pins = site.quantizer.pins
-        if pins is None or not site.writable:
+        if pins is None or not site.writable or not site.quantizer.needs_range:
             continue
         latent, pinned = site.latent().detach(), pins != FREE
         other = int((pinned & (code(latent, site.quantizer.grid(latent)) != pins)).sum())
