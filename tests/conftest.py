@@ -6,12 +6,27 @@ from typing import Any
 import pytest
 import torch
 
+from stillbit.cli import main
+
 torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a command line; give exit code, standard output, standard error."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as left:
+            main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return left.value.code, captured.out, captured.err
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -53,7 +53,7 @@ def test_a_corrupted_weight_of_a_written_file_is_found(tmp_path: Path) -> None:
 
 
 def test_openvino_decodes_bit_planes_as_they_are(tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     program = capture(MODELS["mobilenet-integer"](), image())
     export_onnx(program, tmp_path / "f.onnx", container="packed")
     found = verify(tmp_path / "f.onnx", program, [image(4)], runtime="openvino", bounds=COARSE)
@@ -63,7 +63,7 @@ def test_openvino_decodes_bit_planes_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["resnet-integer", "vit-plain_tensor", "vit-qkr_token", "swin-plain_tensor"])
 def test_openvino_computes_what_onnx_runtime_does(name: str) -> None:
     """Residual sums of codes, scales along tokens and heads, rows of a linear layer that become tokens again."""
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     proto, _ = to_onnx(capture(MODELS[name](), image()), Container("int8"))
     found, expected = (open_session(proto, runtime)(image(3).numpy())["logits"] for runtime in ("openvino", "onnxruntime"))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())  # floats are summed in another order

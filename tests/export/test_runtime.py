@@ -22,5 +22,5 @@ assert caught
 
 
 def test_a_process_that_used_openvino_lives_on_when_a_signal_comes() -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     launch(["-c", SIGNALLED])

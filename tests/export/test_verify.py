@@ -37,7 +37,7 @@ def verified(path: Path, model: onnx.ModelProto, **settings: Any) -> Verificatio
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_right_file_passes(runtime: str, tmp_path: Path) -> None:
     if runtime == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     found = verified(tmp_path, Writer(program()).write(), runtime=runtime)
     assert found.ok, str(found)
     assert [one.name for one in found.quantizers] == ["2.input_quantizer", "4.input_quantizer", "6.input_quantizer"]
@@ -116,7 +116,7 @@ def test_codes_with_turned_axes_are_compared(tmp_path: Path) -> None:
 @pytest.mark.parametrize("writer", [Packed, Int4])
 def test_weights_are_decoded_as_the_runtime_does(writer: type[Writer], runtime: str, tmp_path: Path) -> None:
     if runtime == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     model = writer(program()).write()
     found = verified(tmp_path, model, runtime=runtime)
     assert found.ok, str(found)

@@ -154,7 +154,7 @@ def test_transposes_beside_a_sum_cost_nothing(of_codes: bool, tmp_path: Path, mo
 
 @pytest.mark.parametrize("of_codes", [True, False], ids=["codes", "floats"])
 def test_openvino_rounds_in_front_of_a_sum_too(of_codes: bool) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install -e '.[openvino]'")
     proto, _ = to_onnx(traced(lambda x: block(x, of_codes=of_codes), 4, 6, 6), Container("int8"))
     x = torch.randn(3, 4, 6, 6).numpy()
     assert np.array_equal(open_session(proto, "openvino")(x)["logits"], run(proto, x)[0])
