@@ -205,9 +205,9 @@ class _Run:
             if last or self.config.evaluate_before_reestimation:
                 before = self.validate()
                 figures |= {"val_loss_before_reestimation": before.loss, "val_top1_before_reestimation": before.top1}
-            running = batchnorm_statistics(self.model)
+            running = batchnorm_statistics(self.model) if last and self.config.observations else None
             figures["reestimation_divergence"] = self.reestimate()
-            if last and self.config.observations:
+            if running is not None:
                 self.check_batchnorm(running)
         return figures | _figures(self.validate())
 
