@@ -5,7 +5,6 @@ from typing import Any, final
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from stillbit.errors import CheckpointError, PrepareError
 from stillbit.oscillation import Method
@@ -33,7 +32,6 @@ class Riders:
         if not methods:
             raise PrepareError("callback: 0 methods given, allowed: 1 or more, e.g. Tracking(model) or FreezingConfig().build")
         self._given = tuple(methods)
-        self._optimizer: Optimizer | None = None
         self._saved: Sequence[Mapping[str, Any]] | None = None
         self.methods: tuple[Method, ...] = ()
 
@@ -50,11 +48,11 @@ class Riders:
             CheckpointError: If the loaded state belongs to other methods.
         """
         stepping = stepping_optimizer(optimizer)
-        if stepping is not self._optimizer:
+        if not self.methods or self.methods[0].attached_to is not stepping:
             methods = tuple(self._make(given, model, steps) for given in self._given)
             for method in methods:
                 method.attach(stepping)
-            self.methods, self._optimizer = methods, stepping
+            self.methods = methods
         self._restore()
 
     @staticmethod
