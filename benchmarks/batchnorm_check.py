@@ -6,6 +6,7 @@ is augmented anew, which says how exact such an estimate is. Accuracy is taken b
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -13,17 +14,16 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from stillbit.assembly import build_trained, read_trained
+from stillbit.assembly import Trained, build_trained
 from stillbit.prepare import reestimate_batchnorm
 from stillbit.training.batches import Batches, validation_batches
 from stillbit.training.data import Data, load_data
 from stillbit.training.evaluate import evaluate
-from stillbit.training.processes import memory_format
 from stillbit.training.sampler import StepSampler
 from stillbit.training.seeding import REESTIMATION
+from stillbit.training.session import LOCAL, Session
 
 FILE = "batchnorm.json"
-CPU = torch.device("cpu")
 
 
 class Check(NamedTuple):
@@ -65,15 +65,16 @@ def check(folder: Path) -> Check:
     """
     if (done := Check.read(folder)) is not None:
         return done
-    trained = read_trained(folder)
+    trained = Trained.read(folder)
     assert trained.recipe.training.reestimate_batches == 0, f"{folder}: its statistics are re-estimated already"
-    form = memory_format(trained.recipe.training)  # so that the accuracy is that of training, to the bit
+    form = torch.channels_last if trained.recipe.training.channels_last else torch.contiguous_format
+    session = replace(LOCAL, memory_format=form)  # so that the accuracy is that of training, to the bit
     model, data = build_trained(trained).to(memory_format=form), load_data(trained.recipe.data)
-    validation = validation_batches(data, CPU, memory_format=form)
+    validation = validation_batches(data, session)
     with_averages = evaluate(model, validation, data.num_classes)
-    before = _reestimate(model, data, form, trained.recipe.training.seed, epoch=0)
+    before = _reestimate(model, data, session, trained.recipe.training.seed, epoch=0)
     with_estimates = evaluate(model, validation, data.num_classes)
-    after = _reestimate(model, data, form, trained.recipe.training.seed, epoch=1)
+    after = _reestimate(model, data, session, trained.recipe.training.seed, epoch=1)
     figures = (with_averages.top1, with_estimates.top1, with_averages.loss, with_estimates.loss)
     found = Check(*figures, before, after, depthwise_norms(model))
     temporary = folder / f".{FILE}"
@@ -93,7 +94,7 @@ def depthwise_norms(model: nn.Module) -> list[str]:
     return found
 
 
-def _reestimate(model: nn.Module, data: Data, form: torch.memory_format, seed: int, epoch: int) -> dict[str, float]:
+def _reestimate(model: nn.Module, data: Data, session: Session, seed: int, epoch: int) -> dict[str, float]:
     sampler = StepSampler(len(data.train), data.config.batch_size, seed)
     sampler.begin(epoch, purpose=REESTIMATION)
-    return reestimate_batchnorm(model, Batches(data.train, sampler, data, CPU, memory_format=form), batches=sampler.steps_per_epoch)
+    return reestimate_batchnorm(model, Batches(data.train, sampler, data, session), batches=sampler.steps_per_epoch)

@@ -24,14 +24,15 @@ from efficientnet_clipart import DATA, FLOAT, TRAINING, build_inputs, train
 from run_figures import commit
 
 from stillbit import run
-from stillbit.assembly import build_trained, example, read_trained
+from stillbit.assembly import Trained, build_trained, example
+from stillbit.deploy import export
 from stillbit.errors import StillbitError
 from stillbit.export import capture
 from stillbit.export.replay import Replay
-from stillbit.exporting import export
 from stillbit.training.batches import validation_batches
 from stillbit.training.data import load_data
 from stillbit.training.record import read_record
+from stillbit.training.session import LOCAL
 
 VARIANTS = tuple((bits, policy) for bits in ("w4a4", "w3a3") for policy in ("lsq_paper", "integer"))
 QUANTIZED = ("optimizer.lr=0.01", "scale_optimizer.lr=3.0e-4", "training.reestimate_batches=22")
@@ -60,13 +61,13 @@ def compare(folder: Path, *, exact: bool) -> dict[str, Any]:
         Counts and exceptions.
     """
     exported = export(folder, "onnx", folder / ("exact.onnx" if exact else "integer.onnx"), exact=exact)
-    trained = read_trained(folder)
+    trained = Trained.read(folder)
     model, data = build_trained(trained), load_data(trained.recipe.data)
     session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     exactly = Replay(capture(model, example(trained.recipe)), torch.float64)
     parts: list[tuple[Any, ...]] = []
-    for images, wanted in validation_batches(data, torch.device("cpu")):
+    for images, wanted in validation_batches(data, LOCAL):
         parts.append((model(images).numpy(), session.run(None, {name: images.numpy()})[0], exactly(images)[1].numpy(), wanted.numpy()))
     ours, theirs, precise, right = (np.concatenate(each) for each in zip(*parts, strict=True))
     files = [Path(path).name for path, _ in data.val.source.samples]

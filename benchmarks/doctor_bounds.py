@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stillbit.assembly import read_trained
+from stillbit.assembly import Trained
 from stillbit.doctor.examine import _model_subject
 from stillbit.report.reading import read_run
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "doctor_bounds.json"
 
 
 def measured(folder: Path) -> dict[str, Any]:
-    trained = read_trained(folder, ["data.workers=0"])
+    trained = Trained.read(folder, ["data.workers=0"])
     subject, history = _model_subject(trained), read_run(folder)
     weights = subject.weight_codes
     sites = {id(site.quantizer) for site in subject.sites}

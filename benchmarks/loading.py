@@ -39,6 +39,7 @@ from stillbit.training.data import DataConfig, load_data
 from stillbit.training.sampler import SampleKey
 from stillbit.training.samples import SeededDataset, collate
 from stillbit.training.seeding import seeded
+from stillbit.training.session import LOCAL
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
@@ -120,7 +121,7 @@ def decoded_before(config: DataConfig) -> Batches:
     """Gives a loader whose workers only seed, collate and send images that are in memory."""
     data = load_data(config)
     samples = [data.train[SampleKey(seed=index, sample=index)] for index in range(len(data.train))]
-    return validation_batches(dataclasses.replace(data, val=SeededDataset(samples, lambda image: image)), CPU)
+    return validation_batches(dataclasses.replace(data, val=SeededDataset(samples, lambda image: image)), LOCAL)
 
 
 def time_loaders(loaders: dict[str, Batches], rounds: int) -> Values:
@@ -219,7 +220,7 @@ def measure(
         settings = {"root": Path(folder), "batch_size": batch, "image_size": image_size}
         configs = {f"workers {number}": DataConfig(workers=number, **settings) for number in workers}
         parts = time_parts(next(iter(configs.values())), files[:64], rounds)
-        loaders = {name: calibration_batches(load_data(config), CPU, seed=0) for name, config in configs.items()}
+        loaders = {name: calibration_batches(load_data(config), LOCAL, seed=0) for name, config in configs.items()}
         sending = {f"{name}, decoded before": decoded_before(config) for name, config in configs.items() if config.workers}
         alone = time_loaders(loaders | sending, rounds)
         trained = quantized(network, torch.randn(batch, 3, image_size, image_size))

@@ -25,7 +25,7 @@ import numpy as np
 from browser import Browser, find_browser
 
 from stillbit.report import write_report
-from stillbit.training.observation import bins
+from stillbit.training.quantizer_figures import bins
 
 RESULTS = Path(__file__).parent / "results"
 EPOCHS, STEPS_PER_EPOCH, LOG_EVERY, OBSERVATIONS, WINDOW = 300, 5004, 50, 60, 100

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stillbit.training.checkpoint import read
+from stillbit.training.checkpoint import Checkpoint
 
 KILLS = 10
 STEPS_PER_EPOCH = 22  # of 64 of 1,437 digits, augmented
@@ -105,7 +105,7 @@ def prove(method: str, folder: Path) -> dict[str, object]:
     targets = sorted({*random.Random(method).sample(range(1, STEPS), KILLS), *BOUNDARIES.get(method, [])})
     died = [run_until(method, killed, step) for step in targets]
     subprocess.run(command(method, killed, "--resume"), check=True, stdout=subprocess.DEVNULL)
-    content = [read(one / "last.pt") for one in (whole, killed)]
+    content = [Checkpoint.read(one / "last.pt").content for one in (whole, killed)]
     pinned = sum(int((tensor != -128).sum()) for name, tensor in content[0]["model"].items() if name.endswith(".pins"))
     recipe, settings = RECIPES[method]
     facts = {"method": method, "recipe": recipe, "settings": [*SETTINGS, *settings], "killed_at": died, "steps": STEPS}

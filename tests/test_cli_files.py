@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from stillbit import exporting
 from stillbit.errors import DataError
 
 
@@ -45,9 +44,9 @@ def test_export_prints_what_it_wrote(command, monkeypatch, words, target, option
 
     def export(*arguments, **given):
         calls.append((arguments, given))
-        return exporting.Exported(Path("runs/[a]/a.onnx"), 1_000, 8_160)
+        return deploy.Exported(Path("runs/[a]/a.onnx"), 1_000, 8_160)
 
-    monkeypatch.setattr(exporting, "export", export)
+    monkeypatch.setattr(deploy, "export", export)
     code, out, _ = command("export", "runs/[a]", "data.root=/x", "--format", "onnx", *words)
     assert (code, out) == (0, "runs/[a]/a.onnx  1,000 bytes  1/8.2 of float32 (8,160 bytes)\n")
     assert calls == [((Path("runs/[a]"), "onnx", target, ["data.root=/x"]), options)]
@@ -72,7 +71,7 @@ def test_verify_prints_what_it_found_and_leaves_with_it(command, monkeypatch, ok
         calls.append((arguments, options))
         return Found()
 
-    monkeypatch.setattr(exporting, "verify", verify)
+    monkeypatch.setattr(deploy, "verify", verify)
     assert command("verify", "a.onnx", "runs/a", "--batches", 3, "--runtime", "openvino") == (code, "first\nsecond\n", line)
     assert calls == [((Path("a.onnx"), Path("runs/a"), ()), {"batches": 3, "runtime": "openvino"})]
 

@@ -1,5 +1,7 @@
 """The assembly root: whole runs on the bundled digits, a few steps each."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,9 @@ from stillbit import run
 from stillbit.errors import CheckpointError, DataError, RecipeError
 from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.recipes.load import load
-from stillbit.training import checkpoint
+from stillbit.training.checkpoint import Checkpoint, write_checkpoint
+from stillbit.training.session import Session
+from tests.assembling import assembled
 from tests.equality import assert_equal
 
 # 5 steps an epoch; min-max ranges, because the search for the least squared error takes longer than the rest together
@@ -75,7 +79,7 @@ def test_a_resumed_run_is_bitwise_the_run_that_was_never_stopped(finished, tmp_p
         with pytest.raises(_KilledError):
             run.train(recipe, tmp_path)
     run.train(recipe, tmp_path, resume=True)
-    there, here = (checkpoint.read(path / "last.pt") for path in (folder, tmp_path))
+    there, here = (Checkpoint.read(path / "last.pt").content for path in (folder, tmp_path))
     for part in ("model", "optimizer", "methods"):
         assert_equal(there[part], here[part], part)
 
@@ -160,14 +164,14 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path):
     ],
 )
 def test_methods_of_a_recipe(method, kinds):
-    parts = run.assemble(quantized(method))
+    parts = assembled(quantized(method))
     assert [type(one) for one in parts.methods] == kinds
     assert [group["lr"] for group in parts.optimizer.param_groups] == [0.02, 1e-3]
     assert len(parts.coverage.weights) == 17
 
 
 def test_annealing_knows_the_length_of_the_run():
-    threshold = run.assemble(quantized("freeze", "freezing.begin=0.5", "freezing.threshold=0.1", "freezing.final_threshold=0.01"))
+    threshold = assembled(quantized("freeze", "freezing.begin=0.5", "freezing.threshold=0.1", "freezing.final_threshold=0.01"))
     schedule = threshold.methods[0].threshold
     # 2 epochs of 5 steps
     assert [schedule(step) for step in (4, 5, 10)] == [0.0, 0.1, pytest.approx(0.01, rel=1e-12)]
@@ -175,14 +179,14 @@ def test_annealing_knows_the_length_of_the_run():
 
 def test_a_float_recipe_has_no_methods_and_one_learning_rate(tmp_path):
     recipe = load("digits_float", [*SHORT, "training.epochs=1"])
-    parts = run.assemble(recipe)
+    parts = assembled(recipe)
     assert (parts.methods, parts.coverage, len(parts.optimizer.param_groups)) == ((), None, 1)
     figures = run.train(recipe, tmp_path / "float")
     assert run.validate(tmp_path / "float").top1 == figures["val_top1"]
 
 
 def test_a_checkpoint_without_a_recipe_is_not_validated(tmp_path):
-    checkpoint.save(tmp_path / "alone.pt", {"model": {}, "recipe": None})
+    write_checkpoint(tmp_path / "alone.pt", {"model": {}, "recipe": None})
     with pytest.raises(CheckpointError, match=r"alone.pt: holds no recipe; allowed: one that a recipe was trained into$"):
         run.validate(tmp_path / "alone.pt")
 
@@ -195,7 +199,12 @@ def test_validate_with_another_network_is_refused(finished):
 
 def test_processes_of_torchrun_find_each_other_where_there_is_no_accelerator(monkeypatch):
     asked = []
+
+    def accelerator(**settings):
+        asked.append(settings["cpu"])
+        return SimpleNamespace(device=torch.device("cpu"), process_index=0, num_processes=1)
+
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    monkeypatch.setattr("stillbit.training.processes.Accelerator", lambda **settings: asked.append(settings["cpu"]))
-    run.start_processes(quantized().training)
+    monkeypatch.setattr("stillbit.training.session.Accelerator", accelerator)
+    Session.start(quantized().training)
     assert asked == [True]

@@ -9,7 +9,7 @@ from stillbit import run
 from stillbit.assembly import known_classes
 from stillbit.errors import CheckpointError, DataError, StillbitError
 from stillbit.recipes.load import load
-from stillbit.training import checkpoint
+from tests.assembling import assembled
 from tests.interop.networks import published_deit, small_deit
 
 SMALL = "model.arguments={img_size: 16, patch_size: 8, embed_dim: 12, depth: 1, num_heads: 2, mlp_ratio: 2}"
@@ -32,7 +32,7 @@ def test_an_imported_network_is_evaluated_and_trained_further(source, tmp_path):
     assert len(report.placed) == 56
     assert run.validate(tmp_path / "imported").count == 360
     begun = recipe(f"start={tmp_path / 'imported' / 'last.pt'}", "training.epochs=0", "annealing.epochs=1")
-    model = run.assemble(begun).model
+    model = assembled(begun).model
     state = published_deit(colours=1, classes=10)
     assert torch.equal(model.blocks[0].attn.qkv.weight[12:24], state["blocks.0.attn.k.weight"])
     assert run.train(begun, tmp_path / "annealed")["epoch"] == 1
@@ -42,7 +42,7 @@ def test_a_float_checkpoint_becomes_float_weights(tmp_path):
     source = small_deit(colours=1, classes=10)
     torch.save({"model": source.state_dict()}, tmp_path / "float.pth")
     run.import_checkpoint(load("digits_deit_float", [SMALL]), tmp_path / "float.pth", tmp_path / "imported")
-    parts = run.assemble(recipe(f"model.weights={tmp_path / 'imported' / 'last.pt'}"))
+    parts = assembled(recipe(f"model.weights={tmp_path / 'imported' / 'last.pt'}"))
     assert torch.equal(parts.model.head.weight, source.head.weight)
 
 
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_filled_is_taken_back(source, tmp_path, monkeypa
         path.write_bytes(b"half")
         raise CheckpointError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save", fail)
+    monkeypatch.setattr(run, "write_checkpoint", fail)
     with pytest.raises(CheckpointError, match="disk full"):
         run.import_checkpoint(recipe(), source, tmp_path / "runs" / "imported")
     assert not (tmp_path / "runs").exists()

@@ -8,8 +8,9 @@ from stillbit.errors import CheckpointError, RecipeError
 from stillbit.oscillation import Annealing, Tracking
 from stillbit.recipes.load import load
 from stillbit.recipes.small_mobilenet import small_mobilenet
-from stillbit.training import checkpoint
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.record import read_record
+from tests.assembling import assembled
 from tests.equality import assert_equal
 
 STEPS = 5  # an epoch, of 256 of the 1437 digits
@@ -76,9 +77,9 @@ def test_a_run_resumes_to_the_same_bits_in_either_stage_and_between(finished, tm
         patch.setattr(Annealing, "after_step", _kill_before(taken + 1, Annealing.after_step))
         with pytest.raises(_KilledError):
             run.train(recipe(finished), tmp_path)
-    assert checkpoint.read(tmp_path / "last.pt")["position"]["step"] == taken
+    assert Checkpoint.read(tmp_path / "last.pt").content["position"]["step"] == taken
     run.train(recipe(finished), tmp_path, resume=True)
-    whole, killed = (checkpoint.read(folder / "last.pt") for folder in (finished / "whole", tmp_path))
+    whole, killed = (Checkpoint.read(folder / "last.pt").content for folder in (finished / "whole", tmp_path))
     for part in ("model", "optimizer", "methods", "position"):
         assert_equal(whole[part], killed[part], part)
 
@@ -95,24 +96,24 @@ def test_the_record_tells_both_stages(finished):
 def test_only_free_weights_moved_in_the_second_stage(finished, tmp_path):
     first_stage = recipe(finished, "annealing=null")
     run.train(first_stage, tmp_path)
-    before, after = (checkpoint.read(folder / "last.pt")["model"] for folder in (tmp_path, finished / "whole"))
+    before, after = (Checkpoint.read(folder / "last.pt").content["model"] for folder in (tmp_path, finished / "whole"))
     moved = (before["blocks.1.0.conv_pw.weight"] != after["blocks.1.0.conv_pw.weight"]).double().mean()
     assert 0.0 < moved < 0.9
     assert not torch.equal(before["classifier.bias"], after["classifier.bias"])
 
 
 def test_methods_stand_in_the_order_in_which_they_see_a_step(finished):
-    parts = run.assemble(recipe(finished))
+    parts = assembled(recipe(finished))
     annealing, tracking = parts.methods
     assert (type(annealing), type(tracking)) == (Annealing, Tracking)
     assert annealing.begin == STAGES[0] + 1
 
 
 def test_the_teacher_is_in_no_optimizer_and_no_checkpoint(finished):
-    parts = run.assemble(recipe(finished))
+    parts = assembled(recipe(finished))
     held = {id(parameter) for group in parts.optimizer.param_groups for parameter in group["params"]}
     assert held.isdisjoint({id(parameter) for parameter in parts.distiller.teacher.parameters()})
-    saved = checkpoint.read(finished / "whole" / "last.pt")["model"]
+    saved = Checkpoint.read(finished / "whole" / "last.pt").content["model"]
     assert saved.keys() == parts.model.state_dict().keys()
 
 
@@ -128,8 +129,8 @@ def test_a_teacher_changes_the_run_by_its_weights(finished, tmp_path):
 
 def test_a_new_run_begins_where_another_ended(finished, tmp_path):
     last = finished / "whole" / "last.pt"
-    parts = run.assemble(recipe(finished, f"start={last}", "training.epochs=0", "training.cooldown_epochs=0"))
-    saved = checkpoint.read(last)["model"]
+    parts = assembled(recipe(finished, f"start={last}", "training.epochs=0", "training.cooldown_epochs=0"))
+    saved = Checkpoint.read(last).content["model"]
     assert all(torch.equal(tensor, saved[name]) for name, tensor in parts.model.state_dict().items())
     assert parts.methods[0].begin == 1
     assert not parts.optimizer.state
@@ -144,9 +145,9 @@ def test_a_new_run_begins_where_another_ended(finished, tmp_path):
 
 def test_a_start_that_is_another_network_is_refused(finished, tmp_path):
     with pytest.raises(CheckpointError, match="of another model"):
-        run.assemble(recipe(finished, f"start={finished / 'whole' / 'last.pt'}", "model.num_classes=7"))
+        assembled(recipe(finished, f"start={finished / 'whole' / 'last.pt'}", "model.num_classes=7"))
     with pytest.raises(CheckpointError, match=r"none.pt: no such file"):
-        run.assemble(recipe(finished, f"start={tmp_path / 'none.pt'}"))
+        assembled(recipe(finished, f"start={tmp_path / 'none.pt'}"))
 
 
 def test_a_start_of_other_widths_is_refused(finished):
@@ -154,7 +155,7 @@ def test_a_start_of_other_widths_is_refused(finished):
     wide = recipe(finished, f"start={last}", "quantization.weight_bits=4")
     line = r"last.pt: trained with quantization.weight_bits \d; allowed: 4, as in this recipe$"
     with pytest.raises(CheckpointError, match=line):
-        run.assemble(wide)
+        assembled(wide)
     with pytest.raises(CheckpointError, match=r"quantization\.activation_bits"):
         run.validate(last, ["quantization.activation_bits=7"])
 

@@ -1,12 +1,10 @@
 """From a recipe to its parts: model, data, optimizer and methods. It alone, with its callers, knows every room."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, DataError
@@ -16,15 +14,15 @@ from stillbit.prepare.calibrate import calibrate
 from stillbit.recipes.load import resolve
 from stillbit.recipes.model import build_model, pretrained_classes
 from stillbit.recipes.schema import Recipe
-from stillbit.training import checkpoint
 from stillbit.training.batches import calibration_batches
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.data import Data, load_data
 from stillbit.training.distill import Distiller
-from stillbit.training.loop import LAST
 from stillbit.training.optim import JointOptimizer, build_optimizer
-from stillbit.training.processes import place, start_processes, training_dtype
-from stillbit.training.sampler import StepSampler
+from stillbit.training.sampler import steps_per_epoch
+from stillbit.training.saving import LAST
 from stillbit.training.seeding import seed_all
+from stillbit.training.session import LOCAL, Session
 
 # What the tensors of a checkpoint mean, beyond their names and shapes.
 _GRIDS = ("weight_bits", "activation_bits", "policy", "overrides", "quantizer", "attention")
@@ -53,24 +51,39 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint that has been read.
+    """A checkpoint, and the recipe it was trained with, overrides laid over it."""
 
-    Args:
-        file: Where it lies.
-        recipe: What it was trained with.
-        content: All of it; under "model" the tensors, under "recipe" the recipe before overrides.
-    """
-
-    file: Path
+    checkpoint: Checkpoint
     recipe: Recipe
-    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> "Trained":
+        """Read what a run has trained.
+
+        Args:
+            path: A run folder, of which the last checkpoint counts, or a checkpoint.
+            overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
+
+        Raises:
+            CheckpointError: If the checkpoint cannot be read or holds no recipe.
+            RecipeError: If an override does not fit.
+        """
+        return cls.of(Checkpoint.read(path / LAST if path.is_dir() else path), overrides)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> "Trained":
+        """Lay overrides over the recipe of a checkpoint, as `read` does."""
+        if checkpoint.recipe is None:
+            raise CheckpointError(f"checkpoint {checkpoint.file}: holds no recipe; allowed: one that a recipe was trained into")
+        return cls(checkpoint, resolve(checkpoint.recipe, overrides))
 
 
-def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
+def assemble(recipe: Recipe, session: Session, *, start: Checkpoint | None = None) -> Assembly:
     """Build what a recipe names. Under torchrun, call it in every process.
 
     Args:
         recipe: What to build.
+        session: Where.
         start: A checkpoint whose model takes the place of float weights and calibration; None means what the recipe says.
 
     Returns:
@@ -79,49 +92,31 @@ def assemble(recipe: Recipe, *, start: Path | None = None) -> Assembly:
     Raises:
         StillbitError: Whatever building meets.
     """
-    processes = start_processes(recipe.training)
     data = load_data(recipe.data)
-    distiller = None if recipe.distillation is None else recipe.distillation.build(data, recipe.training)
-    model, coverage = build_placed(recipe, data, start or recipe.start)
+    distiller = None if recipe.distillation is None else recipe.distillation.build(data, session, seed=recipe.training.seed)
+    if start is None and recipe.start is not None:
+        start = Checkpoint.read(recipe.start)
+    model, coverage = build_placed(recipe, data, session, start)
     settings = recipe.optimizer, recipe.scale_optimizer
     optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))
-    methods = _build_methods(recipe, model, _steps_per_epoch(recipe, data, processes))
+    images_per_step = recipe.data.batch_size * recipe.training.accumulation * session.world
+    methods = _build_methods(recipe, model, steps_per_epoch(len(data.train), images_per_step))
     for method in methods:
         method.attach(optimizer)
     return Assembly(model, data, optimizer, methods, distiller, coverage)
 
 
-def read_trained(path: Path, overrides: Sequence[str] = ()) -> Trained:
-    """Read what a run has trained.
-
-    Args:
-        path: A run folder, of which the last checkpoint counts, or a checkpoint.
-        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
-
-    Returns:
-        File, recipe and content.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be read or holds no recipe.
-        RecipeError: If an override does not fit.
-    """
-    file = path / LAST if path.is_dir() else path
-    content = checkpoint.read(file)
-    if content["recipe"] is None:
-        raise CheckpointError(f"checkpoint {file}: holds no recipe; allowed: one that a recipe was trained into")
-    return Trained(file, resolve(content["recipe"], overrides), content)
-
-
-def build_placed(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Module, Coverage | None]:
-    """Build a recipe's model where it will run.
+def build_placed(recipe: Recipe, data: Data, session: Session, start: Checkpoint | None) -> tuple[nn.Module, Coverage | None]:
+    """Build a recipe's model where it will run: its ranges found, or filled from a checkpoint.
 
     Args:
         recipe: Which.
-        data: Decides the number of classes, and gives the images that ranges are found on.
+        data: Decides the number of classes, and yields the images that ranges are found on.
+        session: Where.
         start: A checkpoint; None means float weights as the recipe says, and calibration.
 
     Returns:
-        The model, placed, with ranges, and its coverage (None in full precision).
+        The model, and its coverage (None in full precision).
 
     Raises:
         StillbitError: Whatever building meets.
@@ -129,15 +124,13 @@ def build_placed(recipe: Recipe, data: Data, start: Path | None) -> tuple[nn.Mod
     seed_all(recipe.training.seed)
     named = recipe.model if start is None else replace(recipe.model, weights="random")
     model = build_model(named, num_classes=data.num_classes, channels=recipe.data.channels)
-    device = place(model, recipe.training)
-    coverage = _prepare(recipe, model, device)
+    session.place(model)
+    coverage = _prepare(recipe, model, session)
     if start is not None:
-        _check_same_grids(recipe, start, checkpoint.read(start)["recipe"])
-        checkpoint.load_model(model, start)
+        _check_same_grids(recipe, start)
+        start.fill(model)
     elif coverage is not None:
-        processes = start_processes(recipe.training)
-        rank, world = processes.process_index, processes.num_processes
-        batches = calibration_batches(data, device, seed=recipe.training.seed, rank=rank, world=world)
+        batches = calibration_batches(data, session, seed=recipe.training.seed)
         calibrate(model, batches, batches=recipe.calibration.batches)
     return model, coverage
 
@@ -148,46 +141,36 @@ def build_blank(recipe: Recipe, num_classes: int) -> nn.Module:
     Args:
         recipe: Which.
         num_classes: Width of the classifier, where the recipe names none.
-
-    Raises:
-        StillbitError: Whatever building meets.
     """
     seed_all(recipe.training.seed)
     model = _random_network(recipe, num_classes)
-    model.to(training_dtype(recipe.training))
-    _prepare(recipe, model, torch.device("cpu"))
+    session = replace(LOCAL, dtype=torch.float64 if recipe.training.precision == "fp64" else torch.float32)
+    session.place(model)
+    _prepare(recipe, model, session)
     return model
 
 
 def build_trained(trained: Trained) -> nn.Module:
-    """Build a trained model on the CPU, in evaluation. Needs no data: the checkpoint knows the number of classes.
-
-    Args:
-        trained: What `read_trained` gave.
+    """Build a trained model on the CPU, in evaluation mode. Needs no data: the checkpoint knows the number of classes.
 
     Raises:
         CheckpointError: If its recipe, which overrides may have changed, makes another model.
-        StillbitError: Whatever building meets.
     """
     model = build_blank(trained.recipe, trained_classes(trained))
-    _check_same_grids(trained.recipe, trained.file, trained.content["recipe"])
-    checkpoint.put_model(model, trained.file, trained.content)
+    _check_same_grids(trained.recipe, trained.checkpoint)
+    trained.checkpoint.fill(model)
     return model.eval()
 
 
 def trained_classes(trained: Trained) -> int:
-    """Give the number of classes of a trained network, from the checkpoint alone.
+    """Return the number of classes of a trained network, from the checkpoint alone.
 
     What has another length there than in a network of one class is the classifier.
-
-    Args:
-        trained: What `read_trained` gave.
     """
     if trained.recipe.model.num_classes is not None:
         return trained.recipe.model.num_classes
-    narrow = _random_network(trained.recipe, 1).state_dict()
-    for name, tensor in narrow.items():
-        saved = trained.content["model"].get(name)
+    for name, tensor in _random_network(trained.recipe, 1).state_dict().items():
+        saved = trained.checkpoint.model.get(name)
         if saved is not None and tensor.ndim and saved.ndim == tensor.ndim and len(saved) != len(tensor):
             return len(saved)
     return 1
@@ -222,19 +205,21 @@ def _random_network(recipe: Recipe, num_classes: int) -> nn.Module:
     return build_model(replace(recipe.model, weights="random"), num_classes=num_classes, channels=recipe.data.channels)
 
 
-def _check_same_grids(recipe: Recipe, start: Path, kept: Mapping[str, Any] | None) -> None:
+def _check_same_grids(recipe: Recipe, start: Checkpoint) -> None:
     """Refuse a checkpoint whose scales belong to other grids: names and shapes of tensors do not show it."""
-    before = None if kept is None else resolve(kept).quantization
+    before = None if start.recipe is None else resolve(start.recipe).quantization
     for name in _GRIDS:
         given, allowed = getattr(before, name, None), getattr(recipe.quantization, name, None)
         if None not in (before, recipe.quantization) and given != allowed:
-            raise CheckpointError(f"checkpoint {start}: trained with quantization.{name} {given}; allowed: {allowed}, as in this recipe")
+            raise CheckpointError(
+                f"checkpoint {start.file}: trained with quantization.{name} {given}; allowed: {allowed}, as in this recipe"
+            )
 
 
-def _prepare(recipe: Recipe, model: nn.Module, device: torch.device) -> Coverage | None:
+def _prepare(recipe: Recipe, model: nn.Module, session: Session) -> Coverage | None:
     if recipe.quantization is None:
         return None
-    return prepare(model, recipe.quantization, example=example(recipe).to(device, training_dtype(recipe.training)))
+    return prepare(model, recipe.quantization, example=example(recipe).to(session.device, session.dtype))
 
 
 def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
@@ -255,10 +240,3 @@ def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tu
     if recipe.recording is not None:
         methods.append(recipe.recording.build(model, steps))
     return tuple(methods)
-
-
-def _steps_per_epoch(recipe: Recipe, data: Data, processes: Accelerator) -> int:
-    settings = recipe.training
-    rank, world = processes.process_index, processes.num_processes
-    sampler = StepSampler(len(data.train), recipe.data.batch_size, settings.seed, settings.accumulation, rank, world)
-    return sampler.steps_per_epoch

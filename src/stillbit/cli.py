@@ -103,7 +103,7 @@ def export(
     exact: Annotated[bool, typer.Option("--exact", help="Layers of ONNX that no integer kernel computes exactly run in floats.")] = False,
 ) -> None:
     """Write a trained network as a file that other programs run. Its data is not needed."""
-    from stillbit.exporting import export as export_run
+    from stillbit.deploy import export as export_run
 
     _print(str(export_run(run, format, output, overrides or (), container=container, runtime=runtime, exact=exact)))
 
@@ -117,7 +117,7 @@ def verify(
     runtime: Annotated[str, typer.Option("--runtime", help="onnxruntime or openvino.")] = "onnxruntime",
 ) -> None:
     """Compare a file with its run on validation images: codes layer by layer, and outputs. Exit code 4 beyond its bounds."""
-    from stillbit.exporting import verify as verify_file
+    from stillbit.deploy import verify as verify_file
 
     found = verify_file(file, run, overrides or (), batches=batches, runtime=runtime)
     _print(str(found))

@@ -9,36 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from stillbit.assembly import Assembly as Assembly
+from stillbit.assembly import Trained, build_blank, build_placed, known_classes
 from stillbit.assembly import assemble as assemble
-from stillbit.assembly import build_blank, build_placed, known_classes, read_trained
 from stillbit.errors import CheckpointError, RecipeError
 from stillbit.interop import ImportReport, load_published, read_published
+from stillbit.recipes.keys import CHANGE_NO_NUMBER, READ_AT_START
 from stillbit.recipes.load import dump, load
 from stillbit.recipes.mapping import to_mapping
 from stillbit.recipes.schema import Recipe
-from stillbit.training import checkpoint
 from stillbit.training.batches import validation_batches
+from stillbit.training.checkpoint import Checkpoint, write_checkpoint
 from stillbit.training.data import load_data
 from stillbit.training.evaluate import Evaluation, evaluate
-from stillbit.training.loop import BEST, LAST, fit
+from stillbit.training.fit import fit
 from stillbit.training.optim import group_schedules
-from stillbit.training.processes import autocast, memory_format, start_processes, training_dtype
+from stillbit.training.saving import BEST, LAST
+from stillbit.training.session import Session
 
 RECIPE = "recipe.yaml"
-
-# What a resumed run may have otherwise than before: nothing of it changes a number.
-_MAY_CHANGE = (
-    "data.root",
-    "data.download",
-    "data.workers",
-    "data.val_batch_size",
-    "model.weights",
-    "start",
-    "training.checkpoint_every",
-    "training.log_every",
-    "training.observations",
-    "training.tensorboard",
-)
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Callable[[str], None] | None = None) -> dict[str, float]:
@@ -59,28 +47,29 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
         StillbitError: Whatever building or training meets.
     """
     _check_folder(recipe, folder, resume=resume)
-    start = folder / LAST if resume and (folder / LAST).exists() else None
-    parts = assemble(recipe, start=start)
-    processes = start_processes(recipe.training)
-    if processes.is_main_process:
+    saved = Checkpoint.read(folder / LAST) if resume and (folder / LAST).exists() else None
+    session = Session.start(recipe.training)
+    parts = assemble(recipe, session, start=saved)
+    if session.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / RECIPE, dump(recipe))
         if announce is not None and parts.coverage is not None:
             announce(str(parts.coverage))
-    position = fit(
+    state = fit(
         parts.model,
         parts.optimizer,
         parts.data,
         recipe.training,
-        directory=folder,
+        session,
+        folder=folder,
         methods=parts.methods,
         schedules=group_schedules(parts.optimizer, recipe.optimizer, recipe.scale_optimizer),
         final_stage=recipe.final_stage,
         distiller=parts.distiller,
         recipe=to_mapping(recipe),
-        resume=start is not None,
+        resume=saved,
     )
-    return dict(position.history[-1])
+    return dict(state.history[-1])
 
 
 def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
@@ -97,22 +86,12 @@ def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
         CheckpointError: If the checkpoint cannot be read or holds no recipe, or the overrides make another model of it.
         StillbitError: Whatever building or evaluating meets.
     """
-    trained = read_trained(path, overrides)
-    recipe = trained.recipe
-    processes = start_processes(recipe.training)
-    data = load_data(recipe.data)
-    model, _ = build_placed(recipe, data, start=trained.file)
-    settings = recipe.training
-    batches = validation_batches(
-        data,
-        processes.device,
-        training_dtype(settings),
-        memory_format(settings),
-        processes.process_index,
-        processes.num_processes,
-    )
-    with autocast(settings, processes.device):
-        return evaluate(model, batches, data.num_classes)
+    trained = Trained.read(path, overrides)
+    session = Session.start(trained.recipe.training)
+    data = load_data(trained.recipe.data)
+    model, _ = build_placed(trained.recipe, data, session, trained.checkpoint)
+    with session.autocast():
+        return evaluate(model, validation_batches(data, session), data.num_classes)
 
 
 def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportReport:
@@ -135,7 +114,7 @@ def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportRepor
     model = build_blank(recipe, known_classes(recipe))
     report = load_published(model, published)
     with _no_partial_folder(folder):
-        checkpoint.save(folder / LAST, {"model": model.state_dict(), "recipe": to_mapping(recipe)})
+        write_checkpoint(folder / LAST, {"model": model.state_dict(), "recipe": to_mapping(recipe)})
         _write(folder / RECIPE, dump(recipe))
     return report
 
@@ -155,7 +134,7 @@ def _check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         raise CheckpointError(f"run folder {folder}: holds a run already; continue it by --resume, or give another by --folder")
     before, now = (dict(_leaves(to_mapping(one))) for one in (load(str(folder / RECIPE)), recipe))
     for path in [*now, *before]:
-        if before.get(path) != now.get(path) and path not in _MAY_CHANGE:
+        if before.get(path) != now.get(path) and path not in CHANGE_NO_NUMBER | READ_AT_START:
             raise RecipeError(f"{path} is {now.get(path)}, and {before.get(path)} in the run that {folder} holds; allowed: the same recipe")
 
 

@@ -13,8 +13,8 @@ from batchnorm_check import FILE, Check, check, depthwise_norms
 from stillbit import run
 from stillbit.recipes.load import load
 from stillbit.recipes.small_mobilenet import small_mobilenet
-from stillbit.training import checkpoint
-from stillbit.training.loop import LAST
+from stillbit.training.checkpoint import Checkpoint
+from stillbit.training.saving import LAST
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_running_averages_after_an_epoch_are_further_off_than_estimates_and_the_
     assert len(found.before) == 11
     assert all(found.before[name] > found.after[name] >= 0 for name in found.before), found
     assert found.loss_before != found.loss_after
-    history = checkpoint.read(trained / LAST)["position"]["history"]
+    history = Checkpoint.read(trained / LAST).content["position"]["history"]
     assert found.accuracy_before == history[-1]["val_top1"]
     assert found.loss_before == history[-1]["val_loss"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from stillbit import run
-from stillbit.assembly import build_trained, read_trained
+from stillbit.assembly import Trained, build_trained
 from stillbit.recipes.load import load
 from stillbit.training.digits import Digits
 
@@ -53,7 +53,7 @@ def trained_run() -> dict[str, Any]:
     for path, index in ((Path("photos/one.png"), 0), (Path("photos/two.png"), 1), (Path("cat.jpg"), 2)):
         pictures[index][0].save(path)
     names = digits()
-    return names | {"model": build_trained(read_trained(Path("RUN"))), "batches": [images for images, _ in names["loader"]]}
+    return names | {"model": build_trained(Trained.read(Path("RUN"))), "batches": [images for images, _ in names["loader"]]}
 
 
 def other_libraries() -> dict[str, Any]:

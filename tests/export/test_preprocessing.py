@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
+from stillbit.deploy import preprocessing_of
 from stillbit.errors import DataError, ExportError
 from stillbit.export.preprocessing import Preprocessing
-from stillbit.exporting import preprocessing_of
 from stillbit.training.batches import validation_batches
 from stillbit.training.data import DataConfig, load_data
+from stillbit.training.session import LOCAL
 
 PLAIN = Preprocessing(image_size=8, short_side=9, interpolation="bilinear", mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 SIZES = ((31, 20), (20, 31), (9, 9), (9, 64), (8, 5), (33, 32), (8, 11), (100, 101))  # width, height
@@ -43,7 +44,7 @@ def test_pixels_are_those_of_validation_bit_for_bit(tmp_path: Path, interpolatio
     files = write_folder(tmp_path)
     settings = {"interpolation": "random", "val_interpolation": interpolation, "crop_pct": crop_pct}
     config = DataConfig(root=tmp_path, image_size=size, channels=channels, batch_size=4, workers=0, **settings)  # type: ignore[arg-type]
-    expected = torch.cat([images for images, _ in validation_batches(load_data(config), torch.device("cpu"))])
+    expected = torch.cat([images for images, _ in validation_batches(load_data(config), LOCAL)])
     preprocessing = preprocessing_of(config)
     assert torch.equal(torch.stack([preprocessing.read(file) for file in files]), expected)
 
@@ -51,7 +52,7 @@ def test_pixels_are_those_of_validation_bit_for_bit(tmp_path: Path, interpolatio
 def test_digits_are_those_of_validation_bit_for_bit() -> None:
     data = load_data(DataConfig(name="digits", image_size=16, channels=1, batch_size=360, workers=0))
     preprocessing = preprocessing_of(data.config)
-    (expected, _), *_ = validation_batches(data, torch.device("cpu"))
+    (expected, _), *_ = validation_batches(data, LOCAL)
     found = torch.stack([preprocessing(data.val.source[index][0]) for index in range(len(data.val))])
     assert torch.equal(found, expected)
 

@@ -27,15 +27,16 @@ from stillbit.quantizers import weight_sites
 from stillbit.schedules import Cosine
 from stillbit.training.augment import AugmentConfig
 from stillbit.training.batches import calibration_batches
-from stillbit.training.checkpoint import load_model, read
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data, DataConfig, load_data
 from stillbit.training.distill import Distiller
-from stillbit.training.loop import LAST, fit
+from stillbit.training.fit import fit
 from stillbit.training.optim import JointOptimizer, OptimizerConfig, build_optimizer
-from stillbit.training.position import Position
-from stillbit.training.processes import place, start_processes
 from stillbit.training.rates import ScheduleConfig
+from stillbit.training.run_state import RunState
+from stillbit.training.saving import LAST
+from stillbit.training.session import LOCAL, Session
 
 IMAGE_SIZE = 8
 METHODS = ("float", "lsq", "tracking", "dampening", "dampening_in_loss", "freezing")
@@ -113,26 +114,28 @@ def run(
     after_step: Callable[[int], None] | None = None,
     trace: bool = False,
     taught: bool = False,
-) -> tuple[Position, nn.Module, JointOptimizer, list[Method]]:
+) -> tuple[RunState, nn.Module, JointOptimizer, list[Method]]:
     """Train the small model, or a taught transformer; with `after_step`, call it at the end of each optimizer step with its number."""
     data, training = data or data_config(), training or training_config()
     model = two_headed_model(seed=0) if taught else tiny_model()
     if method != "float":
         _settle_batchnorm(model)
         prepare(model, QuantConfig.parse("W3A3"), example=torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE))
-    device = place(model, training)
+    session = Session.start(training)
+    session.place(model)
     samples = load_some(data)
-    processes = start_processes(training)
+    saved = None
     if resume:
-        load_model(model, folder / LAST)
+        saved = Checkpoint.read(folder / LAST)
+        saved.fill(model)
     elif method != "float":
         # All ranks see one batch, so that any number of them starts from the same ranges.
-        calibrate(model, calibration_batches(samples, device, seed=0), batches=1)
+        calibrate(model, calibration_batches(samples, session, seed=0), batches=1)
     config = OptimizerConfig(lr=0.3, weight_decay=1e-4, schedule=ScheduleConfig("cosine", per="step"))
     scale_config = OptimizerConfig("adam", lr=1e-5)
     optimizer = build_optimizer(weights(model), scales(model), config, scale_config)
     schedules = [config.schedule, scale_config.schedule][: len(optimizer.param_groups)]
-    images_per_step = data.batch_size * training.accumulation * processes.num_processes
+    images_per_step = data.batch_size * training.accumulation * session.world
     steps = training.epochs * (len(samples.train) // images_per_step)
     methods = [one.attach(optimizer) for one in build_method(method, model, steps)]
     codes: list[dict[str, tuple[Tensor, Tensor | None]]] = []
@@ -143,22 +146,23 @@ def run(
     distiller = None
     if taught:
         teacher = two_headed_model(seed=1)
-        place(teacher, training)
+        session.place(teacher)
         distiller = Distiller(teacher)
     position = fit(
         model,
         optimizer,
         samples,
         training,
-        directory=folder,
+        session,
+        folder=folder,
         methods=methods,
         schedules=schedules,
-        resume=resume,
+        resume=saved,
         distiller=distiller,
         recipe={"method": method},
     )
     if trace:
-        torch.save(codes, folder / f"codes.{processes.process_index}.pt")
+        torch.save(codes, folder / f"codes.{session.rank}.pt")
     return position, model, optimizer, methods
 
 
@@ -174,12 +178,12 @@ def send_at(step: int, number: signal.Signals) -> Callable[[int], None]:
 
 def _settle_batchnorm(model: nn.Module) -> None:
     """Give an untrained network statistics of its own, without which calibration finds ranges that training never meets."""
-    batches = calibration_batches(load_data(data_config()), torch.device("cpu"), seed=1)
+    batches = calibration_batches(load_data(data_config()), LOCAL, seed=1)
     reestimate_batchnorm(model, batches, batches=4)
 
 
 def _steps_taken(folder: Path) -> int:
-    return int(read(folder / LAST)["position"]["step"])
+    return int(Checkpoint.read(folder / LAST).content["position"]["step"])
 
 
 def _codes(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:

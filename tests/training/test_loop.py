@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from stillbit.errors import CheckpointError, DataError, DivergedError, Interrupted, RecipeError
 from stillbit.quantizers import LSQ
 from stillbit.training import loop
-from stillbit.training.checkpoint import read
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.data import Data
-from stillbit.training.loop import BEST, LAST, fit
+from stillbit.training.fit import fit
 from stillbit.training.record import read_record
 from stillbit.training.sampler import StepSampler
 from stillbit.training.samples import SeededDataset
+from stillbit.training.saving import BEST, LAST
 from stillbit.training.seeding import POPULATION, REESTIMATION
+from stillbit.training.session import Session
 
 # An epoch of the 360 images has 20 steps of 2 x 9, 10 of 2 x 18, or 2 of 2 x 75.
 TWENTY, TEN, TWO = {"batch_size": 9}, {"batch_size": 18}, {"batch_size": 75}
@@ -58,9 +60,9 @@ def test_ten_and_ten_steps_are_twenty(tmp_path: Path, runs: ModuleType, method: 
     stop = runs.send_at(stop_at, signal.SIGTERM)
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {stop_at}; saved in .*last.pt"):
         runs.run(tmp_path / "halves", method=method, data=data, training=training, after_step=stop)
-    assert read(tmp_path / "halves" / LAST)["position"]["step"] == stop_at
+    assert Checkpoint.read(tmp_path / "halves" / LAST).content["position"]["step"] == stop_at
     runs.run(tmp_path / "halves", method=method, data=data, training=training, resume=True)
-    assert_same(read(tmp_path / "whole" / LAST), read(tmp_path / "halves" / LAST))
+    assert_same(Checkpoint.read(tmp_path / "whole" / LAST).content, Checkpoint.read(tmp_path / "halves" / LAST).content)
     kinds = ("step", "epoch", "facts", "observation", "trajectories", "batchnorm")
     told = [event for event in events(tmp_path / "halves") if event["event"] in kinds]
     assert told == [event for event in events(tmp_path / "whole") if event["event"] in kinds]
@@ -75,7 +77,7 @@ def test_workers_and_a_second_signal_handler_change_nothing(tmp_path: Path, runs
     before = signal.getsignal(signal.SIGTERM)
     for workers in (0, 2):
         runs.run(tmp_path / str(workers), data=runs.data_config(**TEN, workers=workers))
-    assert_same(read(tmp_path / "0" / LAST), read(tmp_path / "2" / LAST))
+    assert_same(Checkpoint.read(tmp_path / "0" / LAST).content, Checkpoint.read(tmp_path / "2" / LAST).content)
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -139,7 +141,7 @@ def test_checkpoints_come_every_n_steps(tmp_path: Path, runs: ModuleType) -> Non
 
 def test_best_is_the_best(tmp_path: Path, runs: ModuleType) -> None:
     position, *_ = runs.run(tmp_path, data=runs.data_config(**TEN), training=runs.training_config(epochs=3))
-    best = read(tmp_path / BEST)["position"]
+    best = Checkpoint.read(tmp_path / BEST).content["position"]
     assert best["best_top1"] == position.best_top1 == max(figures["val_top1"] for figures in position.history[1:])
     assert best["history"][-1]["val_top1"] == position.best_top1
 
@@ -165,7 +167,8 @@ def test_settings_that_change_no_number(tmp_path: Path, runs: ModuleType, settin
 def fit_digits(runs: ModuleType, folder: Path, model: nn.Module, change: Callable[[Data], Data] = lambda data: data, **more: Any) -> None:
     data = change(runs.load_some(runs.data_config(**TEN)))
     optimizer = more.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.01)
-    fit(model, optimizer, data, runs.training_config(**more), directory=folder)
+    config = runs.training_config(**more)
+    fit(model, optimizer, data, config, Session.start(config), folder=folder)
 
 
 def test_a_loss_that_turns_nan_names_the_layer_and_keeps_the_last_checkpoint(tmp_path: Path, runs: ModuleType) -> None:
@@ -181,7 +184,7 @@ def test_a_loss_that_turns_nan_names_the_layer_and_keeps_the_last_checkpoint(tmp
     optimizer.register_step_post_hook(break_layer)
     with pytest.raises(DivergedError, match=r"step 6: the loss is not finite, first at 7\.weight; the last checkpoint is kept in"):
         fit_digits(runs, tmp_path, model, optimizer=optimizer, checkpoint_every=2)
-    kept = read(tmp_path / LAST)
+    kept = Checkpoint.read(tmp_path / LAST).content
     assert kept["position"]["step"] == 4
     assert all(tensor.isfinite().all() for tensor in kept["model"].values())
     assert events(tmp_path)[-1]["status"] == "DivergedError"
@@ -193,7 +196,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path: Path, runs: ModuleT
     optimizer.register_step_post_hook(lambda *_: model[12].bias.data.fill_(float("inf")))
     with pytest.raises(DivergedError, match=r"step 1: 12\.bias is not finite after the update"):
         fit_digits(runs, tmp_path, model, optimizer=optimizer, checkpoint_every=1)
-    assert read(tmp_path / LAST)["position"]["step"] == 0
+    assert Checkpoint.read(tmp_path / LAST).content["position"]["step"] == 0
 
 
 class Relabelled:
@@ -258,7 +261,8 @@ def test_broken_images_are_named_once(tmp_path: Path, runs: ModuleType) -> None:
     fit_digits(runs, tmp_path, runs.tiny_model(), change)
     skipped = [event["name"] for event in events(tmp_path) if event["event"] == "skipped"]
     assert skipped == ["sample 0", "sample 40", "sample 80"]
-    assert read(tmp_path / LAST)["position"]["skipped"] == dict.fromkeys(skipped, 3)  # evaluations: first, before and after
+    kept = Checkpoint.read(tmp_path / LAST).content
+    assert kept["position"]["skipped"] == dict.fromkeys(skipped, 3)  # evaluations: first, before and after
     assert [event for event in events(tmp_path) if event["event"] == "epoch"][-1]["val_count"] == 87
 
 

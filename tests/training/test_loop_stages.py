@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from stillbit.errors import DivergedError, Interrupted
-from stillbit.training.checkpoint import read
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.distill import Distiller
-from stillbit.training.loop import LAST, fit
+from stillbit.training.fit import fit
 from stillbit.training.record import read_record
 from stillbit.training.samples import SeededDataset
+from stillbit.training.saving import LAST
+from stillbit.training.session import Session
 from stillbit.training.timetable import FinalStage
 from tests.equality import assert_equal
 
@@ -38,7 +40,8 @@ def fit_plain(
 ) -> None:
     data = runs.load_some(runs.data_config(**TEN))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    fit(model, optimizer, data, runs.training_config(**training), directory=folder, final_stage=final_stage, distiller=distiller)
+    config = runs.training_config(**training)
+    fit(model, optimizer, data, config, Session.start(config), folder=folder, final_stage=final_stage, distiller=distiller)
 
 
 @pytest.mark.parametrize("stop_at", [5, 10], ids=["mid-epoch", "end-of-epoch"])
@@ -48,7 +51,7 @@ def test_a_taught_run_resumes_to_the_same_bits(tmp_path: Path, runs: ModuleType,
     with pytest.raises(Interrupted):
         runs.run(tmp_path / "halves", **settings, after_step=runs.send_at(stop_at, signal.SIGTERM))
     runs.run(tmp_path / "halves", **settings, resume=True)
-    assert_equal(read(tmp_path / "whole" / LAST), read(tmp_path / "halves" / LAST), "")
+    assert_equal(Checkpoint.read(tmp_path / "whole" / LAST).content, Checkpoint.read(tmp_path / "halves" / LAST).content, "")
 
 
 def test_a_taught_run_trains_both_heads(tmp_path: Path, runs: ModuleType) -> None:
@@ -80,7 +83,7 @@ def test_a_run_counts_the_epochs_of_all_its_stages(tmp_path: Path, runs: ModuleT
     fit_plain(runs, tmp_path, runs.tiny_model(), **stages)
     steps = steps_of(tmp_path)
     assert [event["learning_rate_0"] for event in steps] == [0.01] * 20 + [0.125] * 10
-    assert read(tmp_path / LAST)["position"]["epoch"] == 3
+    assert Checkpoint.read(tmp_path / LAST).content["position"]["epoch"] == 3
 
 
 def test_repeats_reach_the_sampler(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ import torch
 
 from stillbit.prepare import reestimate_batchnorm
 from stillbit.prepare.batchnorm import batchnorm_statistics
-from stillbit.training import checkpoint, loop
-from stillbit.training.loop import LAST
+from stillbit.training import fit, validation
+from stillbit.training.checkpoint import Checkpoint, write_checkpoint
 from stillbit.training.record import read_record
+from stillbit.training.saving import LAST
 from tests.equality import assert_equal
 
 TWENTY = {"batch_size": 9}  # steps of an epoch of the 360 images
@@ -62,7 +63,7 @@ def test_training_is_bitwise_the_same_without(observed: Path, tmp_path: Path, ru
     runs.run(tmp_path, method="freezing", data=data, training=runs.training_config(observations=0))
     assert [events(tmp_path, kind) for kind in ("observation", "trajectories", "batchnorm")] == [[], [], []]
     assert len(events(tmp_path, "facts")) == 1
-    there, here = (checkpoint.read(folder / LAST) for folder in (observed, tmp_path))
+    there, here = (Checkpoint.read(folder / LAST).content for folder in (observed, tmp_path))
     for part in ("model", "optimizer", "methods", "position"):
         assert_equal(there[part], here[part], part)
 
@@ -92,8 +93,8 @@ def test_divergences_are_those_from_other_batches(tmp_path: Path, runs: ModuleTy
             return reestimate_batchnorm(model, [(images,) for images in read[0]], batches=batches)
         return batchnorm_statistics(model)  # as if the population were what was re-estimated
 
-    monkeypatch.setattr(loop, "reestimate_batchnorm", note_batches)
-    monkeypatch.setattr(loop, "estimate_batchnorm", note_batches)
+    monkeypatch.setattr(validation, "reestimate_batchnorm", note_batches)
+    monkeypatch.setattr(validation, "estimate_batchnorm", note_batches)
     position, *_ = runs.run(tmp_path, data=runs.data_config(batch_size=75))
     (found,) = events(tmp_path, "batchnorm")
     assert found["after"] == [0.0, 0.0, 0.0]
@@ -106,14 +107,14 @@ def test_divergences_are_those_from_other_batches(tmp_path: Path, runs: ModuleTy
 def test_a_checkpoint_of_an_older_version_resumes(tmp_path: Path, runs: ModuleType) -> None:
     data, training = runs.data_config(batch_size=75), runs.training_config(epochs=2)
     runs.run(tmp_path, method="freezing", data=data, training=training)
-    content = checkpoint.read(tmp_path / LAST)
+    content = dict(Checkpoint.read(tmp_path / LAST).content)
     del content["observer"]
-    checkpoint.save(tmp_path / LAST, content)
+    write_checkpoint(tmp_path / LAST, content)
     position, *_ = runs.run(tmp_path, method="freezing", data=data, training=training, resume=True)
     assert position.step == 4
 
 
 def test_long_runs_get_fewer_step_lines(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "MOST_STEP_LINES", 6)
+    monkeypatch.setattr(fit, "MOST_STEP_LINES", 6)
     runs.run(tmp_path, data=runs.data_config(**TWENTY))
     assert [event["step"] for event in events(tmp_path, "step")] == [4, 8, 12, 16, 20]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.training.checkpoint import read
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.record import read_record
 from tests.launching import launch
 
@@ -76,7 +76,7 @@ def test_evaluations_are_equal(folders: tuple[Path, Path]) -> None:
 
 
 def test_reestimated_statistics_are_equal(folders: tuple[Path, Path]) -> None:
-    alone, both = (read(folder / "last.pt")["model"] for folder in folders)
+    alone, both = (Checkpoint.read(folder / "last.pt").content["model"] for folder in folders)
     for name in alone:
         if name.endswith(("running_mean", "running_var")):
             torch.testing.assert_close(both[name], alone[name], rtol=0, atol=1e-12)  # the order of sums

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stillbit.training.checkpoint import read
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.record import read_record
 from tests.equality import assert_equal
 from tests.launching import execute
@@ -40,7 +40,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path, method: str, rank
     step = random.Random(method + str(ranks)).randint(1, STEPS)
     killed = start(tmp_path / "killed", *options, "--kill-at", str(step), ranks=ranks)
     assert killed == (-signal.SIGKILL if ranks == 1 else 1)  # torchrun reports the death of its children by 1
-    assert read(tmp_path / "killed" / "last.pt")["position"]["step"] < max(step, 1)
+    assert Checkpoint.read(tmp_path / "killed" / "last.pt").content["position"]["step"] < max(step, 1)
     assert start(tmp_path / "killed", *options, "--resume", ranks=ranks) == 0
-    assert_equal(read(tmp_path / "whole" / "last.pt"), read(tmp_path / "killed" / "last.pt"))
+    assert_equal(Checkpoint.read(tmp_path / "whole" / "last.pt").content, Checkpoint.read(tmp_path / "killed" / "last.pt").content)
     assert told(tmp_path / "killed") == told(tmp_path / "whole")

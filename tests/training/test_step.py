@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,9 +15,8 @@ from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.training import step as step_module
 from stillbit.training.augment import AugmentConfig
 from stillbit.training.config import TrainingConfig
-from stillbit.training.objective import Objective
-from stillbit.training.processes import start_processes
-from stillbit.training.step import HostCopy, Stepper
+from stillbit.training.session import Session
+from stillbit.training.step import Stepper, copy_to_host
 
 CLASSES, IMAGES = 5, 8
 aten = torch.ops.aten
@@ -54,7 +54,7 @@ def stepper(model: nn.Module, augment: AugmentConfig, **settings: object) -> Ste
     config = TrainingConfig(device="cpu", precision="fp64", **settings)  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return Stepper(model, optimizer, scaler, start_processes(config), config, augment, Objective(CLASSES, config.label_smoothing), ())
+    return Stepper(model, optimizer, scaler, Session.start(config), config, augment, CLASSES)
 
 
 def batches(number: int) -> list[tuple[Tensor, Tensor]]:
@@ -114,16 +114,12 @@ def test_the_signal_of_any_rank_is_told_to_all() -> None:
 def test_figures_leave_the_device_before_the_last_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    class Noted(HostCopy):
-        def __init__(self, values: Tensor) -> None:
-            order.append("leave")
-            super().__init__(values)
+    def noted(values: Tensor) -> Callable[[], list[float]]:
+        order.append("leave")
+        read = copy_to_host(values)
+        return lambda: (order.append("arrive"), read())[1]
 
-        def tolist(self) -> list[float]:
-            order.append("arrive")
-            return super().tolist()
-
-    monkeypatch.setattr(step_module, "HostCopy", Noted)
+    monkeypatch.setattr(step_module, "copy_to_host", noted)
     model = Logits()
     model.logits.register_hook(lambda _: order.append("backward"))
     stepper(model, AugmentConfig(), accumulation=3).accumulate(1, iter(batches(3)))
@@ -144,7 +140,7 @@ def test_nothing_but_the_figures_crosses_to_the_host(runs: ModuleType, method: s
     config = runs.training_config(clip_gradient_norm=1.0)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     augment = AugmentConfig(mixup=0.2, cutmix=1.0)
-    taken = Stepper(model, optimizer, scaler, start_processes(config), config, augment, Objective(10), methods)
+    taken = Stepper(model, optimizer, scaler, Session.start(config), config, augment, 10, methods)
     with NothingCrosses():
         for number in range(1, 5):
             taken.accumulate(number, iter([(images, torch.zeros(16, dtype=torch.int64))] * 2))

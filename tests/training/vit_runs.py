@@ -20,12 +20,11 @@ from stillbit.prepare import QuantConfig, calibrate, prepare, scales, undecayed,
 from stillbit.quantizers import weight_sites
 from stillbit.schedules import Cosine
 from stillbit.training.batches import calibration_batches
-from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data
 from stillbit.training.distill import Distiller
-from stillbit.training.loop import fit
+from stillbit.training.fit import fit
 from stillbit.training.optim import OptimizerConfig, build_optimizer
-from stillbit.training.processes import place, start_processes
+from stillbit.training.session import Session
 from stillbit.training.timetable import FinalStage
 from tests.training.runs import data_config, load_some, training_config
 
@@ -46,19 +45,19 @@ def transformer(seed: int) -> nn.Module:
     return model
 
 
-def build_student(data: Data, training: TrainingConfig) -> nn.Module:
+def build_student(data: Data, session: Session) -> nn.Module:
     """Gives the student, prepared and calibrated. All ranks see one batch, so that any number of them starts from the same ranges."""
     model = transformer(seed=0)
-    device = place(model, training)
+    session.place(model)
     prepare(model, QuantConfig.for_vit("W2A2"), example=torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float64))
-    calibrate(model, calibration_batches(data, device, seed=0), batches=1)
+    calibrate(model, calibration_batches(data, session, seed=0), batches=1)
     return model
 
 
-def build_teacher(training: TrainingConfig) -> Distiller:
+def build_teacher(session: Session) -> Distiller:
     """Gives a float teacher of other weights."""
     teacher = transformer(seed=1)
-    place(teacher, training)
+    session.place(teacher)
     return Distiller(teacher)
 
 
@@ -84,7 +83,8 @@ def run(folder: Path, method: str, accumulation: int) -> None:
     annealed = method == "annealing"
     training = training_config(epochs=1 if annealed else 2, accumulation=accumulation, precision="fp64", reestimate_batches=0)
     data = load_some(data_config(image_size=IMAGE_SIZE, batch_size=BATCH_SIZE))
-    model = build_student(data, training)
+    session = Session.start(training)
+    model = build_student(data, session)
     config = OptimizerConfig("adamw", lr=1e-2, weight_decay=0.05, decay_norms=False)
     optimizer = build_optimizer(weights(model), scales(model), config, undecayed=undecayed(model))
     methods = [one.attach(optimizer) for one in build_methods(method, model)]
@@ -95,12 +95,13 @@ def run(folder: Path, method: str, accumulation: int) -> None:
         optimizer,
         data,
         training,
-        directory=folder,
+        session,
+        folder=folder,
         methods=methods,
         final_stage=FinalStage(epochs=1, lr=3e-3) if annealed else None,
-        distiller=build_teacher(training),
+        distiller=build_teacher(session),
     )
-    torch.save(trace, folder / f"trace.{start_processes(training).process_index}.pt")
+    torch.save(trace, folder / f"trace.{session.rank}.pt")
 
 
 def main() -> None:

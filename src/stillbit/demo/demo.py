@@ -11,14 +11,15 @@ from rich.table import Table
 from torch import nn
 
 from stillbit import run
+from stillbit.assembly import Trained, build_trained
 from stillbit.demo.picture import Panel, draw
 from stillbit.numerics.grid import code_limits
 from stillbit.oscillation import Recording
 from stillbit.prepare.size import packed_bytes
 from stillbit.recipes.load import load
 from stillbit.recipes.schema import Recipe
-from stillbit.training import checkpoint
-from stillbit.training.loop import LAST
+from stillbit.training.checkpoint import Checkpoint
+from stillbit.training.saving import LAST
 
 METHODS = {"lsq": "baseline (LSQ)", "damp": "dampening", "freeze": "freezing"}
 BITS = (3, 2)
@@ -90,10 +91,10 @@ def _overrides(folder: Path, bits: int) -> Iterator[str]:
 
 
 def _trained(recipe: Recipe, folder: Path, title: str, console: Console) -> tuple[dict[str, float], nn.Module]:
-    """Trains, or continues, or takes what is there; gives the last figures and the model."""
+    """Train, continue, or take what is there; return the last figures and the model."""
     console.rule(title, align="left", style="dim")
     figures = run.train(recipe, folder, resume=(folder / run.RECIPE).exists())
-    return figures, run.assemble(recipe, start=folder / LAST).model
+    return figures, build_trained(Trained.read(folder))
 
 
 def _panels(folder: Path, bits: int) -> dict[str, Panel]:
@@ -102,7 +103,7 @@ def _panels(folder: Path, bits: int) -> dict[str, Panel]:
 
 
 def _positions(path: Path) -> NDArray[np.float32]:
-    states = {one["name"]: one["state"] for one in checkpoint.read(path)["methods"]}
+    states = {one["name"]: one["state"] for one in Checkpoint.read(path).content["methods"]}
     positions: NDArray[np.float32] = states[Recording.__name__]["positions"][PICTURED_LAYER].numpy()
     return positions
 

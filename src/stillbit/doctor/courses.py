@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stillbit.doctor.finding import Found, Unknown
 from stillbit.doctor.subjects import RunSubject
-from stillbit.training.loop import LAST
+from stillbit.training.saving import LAST
 
 _STILL_RUNNING = 600.0  # seconds since the last event
 _COLLAPSED = 0.5  # of the best accuracy

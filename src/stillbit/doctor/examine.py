@@ -6,11 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stillbit.assembly import Trained, build_trained, read_trained, trained_classes
+from stillbit.assembly import Trained, build_trained, trained_classes
 from stillbit.doctor.finding import SEVERITIES, Examination, Finding, Unchecked, Unknown
 from stillbit.doctor.rules import RULES
 from stillbit.doctor.subjects import FileSubject, ModelSubject, RunSubject, Subject
@@ -19,12 +18,13 @@ from stillbit.export.inspect import inspect
 from stillbit.oscillation import Method
 from stillbit.prepare import scales, undecayed, weights
 from stillbit.report.reading import RECORD, read_run
-from stillbit.training import checkpoint
 from stillbit.training.batches import calibration_batches, validation_batches
+from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.data import load_data
-from stillbit.training.loop import LAST
 from stillbit.training.optim import build_optimizer
 from stillbit.training.record import read_record
+from stillbit.training.saving import LAST
+from stillbit.training.session import LOCAL
 
 FILES = (".onnx", ".safetensors")
 _IMAGES = 64  # of the validation split, that quantizers are looked at on
@@ -83,15 +83,22 @@ def examine_run(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
     if not record.is_file() and not file.is_file():
         raise CheckpointError(f"{path}: no run folder and no checkpoint; allowed: one of them, or an exported file ({', '.join(FILES)})")
     if not record.is_file():
-        return check(str(path), (_model_subject(_trained(file, overrides)),))
+        return check(str(path), (_model_subject(_trained(Checkpoint.read(file), overrides)),))
+    trained, unreadable = None, ""
     try:
-        trained, unreadable, why = _trained(file, overrides), "", ""
-        model: ModelSubject | None = _model_subject(trained)
-    except StillbitError as error:
-        trained, model, why = None, None, f"there is no network to look at ({error})"
-        unreadable = _unreadable(file)
+        checkpoint = Checkpoint.read(file)
+    except CheckpointError as error:
+        unreadable, why = str(error) if file.is_file() else "", str(error)
+    else:
+        try:
+            trained = _trained(checkpoint, overrides)
+            model = _model_subject(trained)
+        except StillbitError as error:
+            trained, why = None, str(error)
     run = _run_subject(path, trained, file.is_file(), unreadable)
-    return check(str(path), (run,) if model is None else (run, model), {ModelSubject: why} if model is None else {})
+    if trained is None:
+        return check(str(path), (run,), {ModelSubject: f"there is no network to look at ({why})"})
+    return check(str(path), (run, model))
 
 
 def examine_file(path: Path | str) -> Examination:
@@ -170,23 +177,14 @@ def _innermost(optimizer: object) -> Optimizer:
     return optimizer
 
 
-def _trained(file: Path, overrides: Sequence[str]) -> Trained:
-    return read_trained(file, ("data.workers=0", *overrides))
-
-
-def _unreadable(file: Path) -> str:
-    """Says what is wrong with a checkpoint as a file; one that is not there, or has no recipe of ours, is in order."""
-    try:
-        checkpoint.read(file)
-    except CheckpointError as error:
-        return str(error) if file.is_file() else ""
-    return ""
+def _trained(checkpoint: Checkpoint, overrides: Sequence[str]) -> Trained:
+    return Trained.of(checkpoint, ("data.workers=0", *overrides))
 
 
 def _run_subject(path: Path, trained: Trained | None, has_checkpoint: bool, unreadable: str) -> RunSubject:
     record = path / RECORD
     skipped = tuple(str(event["name"]) for event in read_record(record) if event["event"] == "skipped")
-    has_batchnorm = None if trained is None else any(name.endswith("running_mean") for name in trained.content["model"])
+    has_batchnorm = None if trained is None else any(name.endswith("running_mean") for name in trained.checkpoint.model)
     classes = None if trained is None else trained_classes(trained)
     idle = max(time.time() - record.stat().st_mtime, 0.0)
     return RunSubject(read_run(path), skipped, has_batchnorm, classes, idle, has_checkpoint, unreadable)
@@ -207,7 +205,6 @@ def _model_subject(trained: Trained) -> ModelSubject:
 
 def _images(trained: Trained) -> tuple[Tensor, tuple[Tensor, ...]]:
     data = load_data(trained.recipe.data)
-    cpu = torch.device("cpu")
-    images, _ = next(iter(validation_batches(data, cpu)))
-    training = calibration_batches(data, cpu, seed=trained.recipe.training.seed)
+    images, _ = next(iter(validation_batches(data, LOCAL)))
+    training = calibration_batches(data, LOCAL, seed=trained.recipe.training.seed)
     return images[:_IMAGES], tuple(batch for batch, _ in islice(training, _BATCHES))

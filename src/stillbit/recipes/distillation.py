@@ -9,12 +9,11 @@ from torch import nn
 
 from stillbit.errors import DataError, RecipeError, StillbitError
 from stillbit.recipes.model import ModelConfig, build_model, pretrained_classes
-from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data
 from stillbit.training.distill import Distiller
 from stillbit.training.evaluate import check_num_classes
-from stillbit.training.processes import place, training_dtype
 from stillbit.training.seeding import seed_all
+from stillbit.training.session import Session
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,13 @@ class DistillationConfig:
         if self.precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision is {self.precision!r}; allowed: fp32, bf16")
 
-    def build(self, data: Data, training: TrainingConfig) -> Distiller:
+    def build(self, data: Data, session: Session, *, seed: int) -> Distiller:
         """Build the teacher, where and as precise as the student is.
 
         Args:
             data: Says the classes and the images' shape.
-            training: Says device, precision and memory format.
+            session: Where the run takes place.
+            seed: Seed of the run.
 
         Returns:
             The teacher with its loss.
@@ -63,8 +63,8 @@ class DistillationConfig:
             RecipeError: If there is no such network, it has other classes than the data, or cannot take its images.
             CheckpointError: If its weights cannot be fetched or read, or belong to another network.
         """
-        teacher = self._network(data, training)
-        device = place(teacher, training)
+        teacher = self._network(data, seed)
+        session.place(teacher)
         distiller = Distiller(
             teacher,
             temperature=self.temperature,
@@ -72,24 +72,24 @@ class DistillationConfig:
             hard_weight=self.hard_weight,
             precision=self.precision,
         )
-        self._try(distiller, data, device, training_dtype(training))
+        self._try(distiller, data, session)
         return distiller
 
-    def _network(self, data: Data, training: TrainingConfig) -> nn.Module:
+    def _network(self, data: Data, seed: int) -> nn.Module:
         own = pretrained_classes(self.teacher)
         classes = own if own is not None else self.teacher.num_classes or data.num_classes
         if classes != data.num_classes:
             raise RecipeError(f"distillation.teacher: {self.teacher.name} has {classes} classes; allowed: {data.num_classes}, as the data")
-        seed_all(training.seed)  # a random teacher too is the same on every rank and after a resume
+        seed_all(seed)  # a random teacher too is the same on every rank and after a resume
         try:
             return build_model(self.teacher, num_classes=classes, channels=data.config.channels)
         except StillbitError as error:
             raise type(error)(f"distillation.teacher: {error}") from error
 
-    def _try(self, distiller: Distiller, data: Data, device: torch.device, dtype: torch.dtype) -> None:
+    def _try(self, distiller: Distiller, data: Data, session: Session) -> None:
         shape = (data.config.channels, data.config.image_size, data.config.image_size)
         try:
-            check_num_classes(distiller.teach(torch.zeros(1, *shape, device=device, dtype=dtype)), data.num_classes)
+            check_num_classes(distiller.teach(torch.zeros(1, *shape, device=session.device, dtype=session.dtype)), data.num_classes)
         except DataError as error:
             raise RecipeError(f"distillation.teacher: {self.teacher.name}: {error}") from None
         except (AssertionError, RuntimeError, ValueError) as error:  # each network says in its own way what it cannot take

@@ -7,22 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stillbit.recipes.keys import CHANGE_NO_NUMBER
 from stillbit.report.history import RunHistory
 
-# What decides no number of a run, beside the seed.
-_ASIDE = frozenset(
-    {
-        "training.seed",
-        "training.log_every",
-        "training.observations",
-        "training.checkpoint_every",
-        "training.tensorboard",
-        "data.root",
-        "data.download",
-        "data.workers",
-        "data.val_batch_size",
-    }
-)
 _SEED = re.compile(r"seed[-_ ]?\d+", re.IGNORECASE)
 _METHODS = ("freezing", "dampening", "annealing", "distillation")
 
@@ -154,7 +141,7 @@ def _decisive(recipe: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, 
         name = f"{path}{key}"
         if isinstance(value, Mapping) and value:
             yield from _decisive(value, f"{name}.")
-        elif name not in _ASIDE:
+        elif name != "training.seed" and name not in CHANGE_NO_NUMBER:
             yield name, _SEED.sub("seed", value) if isinstance(value, str) else repr(value)
 
 

@@ -18,7 +18,7 @@ from stillbit.report.history import (
     Series,
     Trajectory,
 )
-from stillbit.training.observation import bins
+from stillbit.training.quantizer_figures import bins
 from stillbit.training.record import read_record
 
 RECORD = "record.jsonl"

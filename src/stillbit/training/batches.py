@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from stillbit.training.data import Data
 from stillbit.training.sampler import OrderedSampler, SampleKey, StepSampler
 from stillbit.training.samples import Batch, SeededDataset, collate
 from stillbit.training.seeding import CALIBRATION
+from stillbit.training.session import Session
 
 
 class Batches:
@@ -24,9 +26,7 @@ class Batches:
         dataset: Samples, uint8 (not normalized) or float (normalized).
         sampler: Gives lists of sample keys, a batch each.
         data: Number of classes, workers, mean and deviation.
-        device: Where images and labels go.
-        dtype: Of the images.
-        memory_format: Of the images.
+        session: Where images and labels go, and the images' type and memory format.
         skip_empty: Pass over a batch none of whose images can be read; else it is an error.
     """
 
@@ -35,9 +35,7 @@ class Batches:
         dataset: SeededDataset,
         sampler: Sampler[list[SampleKey]],
         data: Data,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        session: Session,
         skip_empty: bool = False,
     ) -> None:
         workers = data.config.workers
@@ -47,17 +45,15 @@ class Batches:
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
-            pin_memory=device.type == "cuda",
+            pin_memory=session.device.type == "cuda",
             persistent_workers=workers > 0,
             worker_init_fn=_leave_process_group,
         )
         self._num_classes = data.num_classes
-        self._device = device
-        self._dtype = dtype
-        self._memory_format = memory_format
+        self._session = session
         self._skip_empty = skip_empty
         # Pixels are 0..255, mean and deviation belong to 0..1.
-        mean, std = (torch.tensor(values, device=device, dtype=dtype) * 255 for values in data.config.normalization)
+        mean, std = (torch.tensor(values, device=session.device, dtype=session.dtype) * 255 for values in data.config.normalization)
         self._mean, self._std = mean.view(-1, 1, 1), std.view(-1, 1, 1)
 
     def __len__(self) -> int:
@@ -75,12 +71,12 @@ class Batches:
             if len(batch.labels) == 0 and self._skip_empty:
                 continue
             self._check(batch, number)
-            images = batch.images.to(self._device, non_blocking=True)
+            images = batch.images.to(self._session.device, non_blocking=True)
             raw = images.dtype == torch.uint8
-            images = images.to(self._dtype, memory_format=self._memory_format)
+            images = images.to(self._session.dtype, memory_format=self._session.memory_format)
             if raw:
                 images.sub_(self._mean).div_(self._std)
-            yield images, batch.labels.to(self._device, non_blocking=True)
+            yield images, batch.labels.to(self._session.device, non_blocking=True)
 
     def _check(self, batch: Batch, number: int) -> None:
         if len(batch.labels) == 0:
@@ -94,48 +90,18 @@ class Batches:
             raise DataError(f"batch {number}: image {batch.nonfinite} holds a value that is not finite")
 
 
-def calibration_batches(data: Data, device: torch.device, *, seed: int, rank: int = 0, world: int = 1) -> Batches:
-    """Batches that ranges are found on: training images, shuffled and augmented, as published.
-
-    Args:
-        data: The data.
-        device: The model's device.
-        seed: Seed of the run.
-        rank: This process; each sees its own images.
-        world: Number of processes.
-
-    Returns:
-        An epoch of float32 batches.
-    """
-    sampler = StepSampler(len(data.train), data.config.batch_size, seed, rank=rank, world=world)
+def calibration_batches(data: Data, session: Session, *, seed: int) -> Batches:
+    """Return an epoch of batches that ranges are found on, float32: training images, shuffled and augmented, as published."""
+    sampler = StepSampler(len(data.train), data.config.batch_size, seed, rank=session.rank, world=session.world)
     sampler.begin(0, purpose=CALIBRATION)
-    return Batches(data.train, sampler, data, device)
+    return Batches(data.train, sampler, data, replace(session, dtype=torch.float32, memory_format=torch.contiguous_format))
 
 
-def validation_batches(
-    data: Data,
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    rank: int = 0,
-    world: int = 1,
-) -> Batches:
-    """Batches of the validation split, each image once over all ranks.
-
-    Args:
-        data: The data.
-        device: The model's device.
-        dtype: Of the images.
-        memory_format: Of the images.
-        rank: This process.
-        world: Number of processes.
-
-    Returns:
-        The batches; the last one may be smaller.
-    """
+def validation_batches(data: Data, session: Session) -> Batches:
+    """Return the batches of the validation split, each image once over all ranks; the last one may be smaller."""
     batch_size = data.config.val_batch_size or data.config.batch_size
-    sampler = OrderedSampler(len(data.val), batch_size, rank, world)
-    return Batches(data.val, sampler, data, device, dtype, memory_format, skip_empty=True)
+    sampler = OrderedSampler(len(data.val), batch_size, session.rank, session.world)
+    return Batches(data.val, sampler, data, session, skip_empty=True)
 
 
 def _leave_process_group(worker: int) -> None:  # noqa: ARG001 - the loader gives its number

@@ -1,11 +1,12 @@
-"""Checkpoints: written whole or not at all, read without executing anything, errors in one line."""
+"""Checkpoints: written whole or not at all, read and verified once without executing anything."""
 
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,78 @@ from stillbit.errors import CheckpointError
 _FORMAT = 1
 
 
-def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: at every moment `path` holds the old file or the new one, whole.
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read and verified, on the CPU.
+
+    Attributes:
+        file: Where it lies.
+        content: All of it, see `stillbit.training.saving`.
+    """
+
+    file: Path
+    content: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, file: Path) -> "Checkpoint":
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: If there is no such file, it is cut or damaged, or is no checkpoint of ours.
+        """
+        if not file.is_file():
+            raise CheckpointError(f"checkpoint {file}: no such file")
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()  # torch itself does not compare checksums
+        except zipfile.BadZipFile:
+            damaged = "its table of contents"
+        if damaged is not None:
+            raise CheckpointError(f"checkpoint {file}: cut or damaged (at {damaged})")
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # pickle, zip and torch have their own errors; for the user they are one
+            raise CheckpointError(f"checkpoint {file}: not readable: {str(error).splitlines()[0]}") from error
+        if not isinstance(content, dict) or content.get("format") != _FORMAT:
+            raise CheckpointError(f"checkpoint {file}: not written by stillbit's trainer, or by a newer one")
+        return cls(file, content)
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """The recipe it was trained with, as plain data; None where it was trained without one."""
+        recipe: Mapping[str, Any] | None = self.content["recipe"]
+        return recipe
+
+    @property
+    def model(self) -> Mapping[str, Tensor]:
+        """The model's tensors by name."""
+        tensors: Mapping[str, Tensor] = self.content["model"]
+        return tensors
+
+    def fill(self, model: nn.Module) -> None:
+        """Put weights, buffers and quantizers into a model of the same architecture, prepared alike.
+
+        Raises:
+            CheckpointError: If the model is another one; then nothing is loaded.
+        """
+        present = model.state_dict()
+        for name in [*present, *self.model]:
+            if name not in self.model:
+                raise CheckpointError(f"checkpoint {self.file}: of another model: it has no {name}")
+            if name not in present:
+                raise CheckpointError(f"checkpoint {self.file}: of another model: this one has no {name}")
+            given, allowed = tuple(self.model[name].shape), tuple(present[name].shape)
+            if given != allowed:
+                raise CheckpointError(f"checkpoint {self.file}: of another model: {name} is {given}, allowed: {allowed}")
+        model.load_state_dict(dict(self.model), strict=True)
+
+
+def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint atomically: at every moment `file` holds the old content or the new one, whole.
 
     Args:
-        path: The file; its folder exists.
+        file: Its folder exists.
         content: Tensors, numbers, strings, and lists and dicts of them.
 
     Raises:
@@ -31,92 +99,18 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     torch.save({"format": _FORMAT, **content}, archive)
     archive.seek(0)
     torch.load(archive, weights_only=True)  # what could not be read again must not replace what can
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(archive.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with temporary.open("wb") as opened:
+            opened.write(archive.getbuffer())
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+        _sync_folder(file.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         size = archive.getbuffer().nbytes / 1e6
-        raise CheckpointError(f"checkpoint {path}: cannot be written ({error.strerror}, {size:.1f} MB)") from error
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, onto the CPU.
-
-    Args:
-        path: The file.
-
-    Returns:
-        What `save` was given.
-
-    Raises:
-        CheckpointError: If there is no such file, it is cut or damaged, or is no checkpoint of ours.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch itself does not compare checksums
-    except zipfile.BadZipFile:
-        damaged = "its table of contents"
-    if damaged is not None:
-        raise CheckpointError(f"checkpoint {path}: cut or damaged (at {damaged})")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch have their own errors; for the user they are one
-        raise CheckpointError(f"checkpoint {path}: not readable: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise CheckpointError(f"checkpoint {path}: not written by stillbit's trainer, or by a newer one")
-    return content
-
-
-def load_model(model: nn.Module, path: Path) -> dict[str, Any]:
-    """Load a checkpoint's weights, buffers and quantizers into a model.
-
-    Args:
-        model: The same architecture, prepared alike.
-        path: The checkpoint.
-
-    Returns:
-        The whole checkpoint.
-
-    Raises:
-        CheckpointError: If the file cannot be read, or belongs to another model; then nothing is loaded.
-    """
-    content = read(path)
-    put_model(model, path, content)
-    return content
-
-
-def put_model(model: nn.Module, path: Path, content: Mapping[str, Any]) -> None:
-    """Put the weights, buffers and quantizers of a checkpoint that has been read into a model.
-
-    Args:
-        model: The same architecture, prepared alike.
-        path: Where the checkpoint came from, for messages.
-        content: What `read` returned.
-
-    Raises:
-        CheckpointError: If it belongs to another model; then nothing is loaded.
-    """
-    _check_same_model(path, content["model"], model.state_dict())
-    model.load_state_dict(content["model"], strict=True)
-
-
-def _check_same_model(path: Path, saved: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
-    for name in [*present, *saved]:
-        if name not in saved:
-            raise CheckpointError(f"checkpoint {path}: of another model: it has no {name}")
-        if name not in present:
-            raise CheckpointError(f"checkpoint {path}: of another model: this one has no {name}")
-        given, allowed = tuple(saved[name].shape), tuple(present[name].shape)
-        if given != allowed:
-            raise CheckpointError(f"checkpoint {path}: of another model: {name} is {given}, allowed: {allowed}")
+        raise CheckpointError(f"checkpoint {file}: cannot be written ({error.strerror}, {size:.1f} MB)") from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,6 +22,18 @@ class SampleKey(NamedTuple):
     sample: int
 
 
+def steps_per_epoch(num_samples: int, images_per_step: int) -> int:
+    """Return the whole optimizer steps that a data set fills.
+
+    Raises:
+        DataError: If it does not fill one.
+    """
+    steps = num_samples // images_per_step
+    if not steps:
+        raise DataError(f"training data: {num_samples} images given, one step needs {images_per_step}")
+    return steps
+
+
 class StepSampler(Sampler[list[SampleKey]]):
     """Micro-batches of one rank in a shuffled stream; whole optimizer steps only.
 
@@ -60,15 +72,8 @@ class StepSampler(Sampler[list[SampleKey]]):
         self._world = world
         self._repeats = repeats
         self._stream = (ORDER, 0)
+        self.steps_per_epoch = steps_per_epoch(num_samples, batch_size * accumulation * world)
         self._steps = range(self.steps_per_epoch)
-        if not self._steps:
-            needed = batch_size * accumulation * world
-            raise DataError(f"training data: {num_samples} images given, one step needs {needed}")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
-        return self._num_samples // (self._batch_size * self._accumulation * self._world)
 
     def begin(self, epoch: int, first_step: int = 0, num_steps: int | None = None, purpose: int = ORDER) -> None:
         """Choose what the next iteration gives.

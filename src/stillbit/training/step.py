@@ -1,21 +1,23 @@
 """One optimizer step: gradients of all its micro-batches, then the update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, final
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from stillbit.oscillation import Method
 from stillbit.quantizers import LSQ
 from stillbit.training.augment import AugmentConfig, Mixed, mix
 from stillbit.training.config import TrainingConfig
+from stillbit.training.distill import Distiller
 from stillbit.training.heads import Heads
-from stillbit.training.objective import Objective
-from stillbit.training.processes import autocast
+from stillbit.training.objective import objective
 from stillbit.training.seeding import MICRO_BATCH, derive_seed, seed_all
+from stillbit.training.session import Session
 
 
 class StepFigures(NamedTuple):
@@ -27,131 +29,115 @@ class StepFigures(NamedTuple):
     told_to_stop: bool
 
 
+@final
+@dataclass(frozen=True)
 class Stepper:
     """Takes optimizer steps.
 
-    Args:
+    Attributes:
         network: The model as it is trained: wrapped for several processes, compiled.
-        optimizer: Steps once a call of `update`.
+        optimizer: Steps once per `update`.
         scaler: Of the loss; does nothing unless the precision is fp16.
-        accelerator: Joins the processes.
-        config: Accumulation, precision, clipping, seed.
+        session: Where the run takes place.
+        config: Accumulation, clipping, label smoothing, seed.
         augment: Mixup and cutmix.
-        objective: The loss.
+        num_classes: Classes of the data.
         methods: Their penalties are added to the loss where they ask for it.
+        distiller: Adds the loss against a teacher; None learns from labels alone.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        accelerator: Accelerator,
-        config: TrainingConfig,
-        augment: AugmentConfig,
-        objective: Objective,
-        methods: Sequence[Method],
-    ) -> None:
-        self._network = network
-        self._optimizer = optimizer
-        self._scaler = scaler
-        self._accelerator = accelerator
-        self._config = config
-        self._augment = augment
-        self._objective = objective
-        self._methods = methods
-        self._learned = [module for module in network.modules() if isinstance(module, LSQ)]
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    session: Session
+    config: TrainingConfig
+    augment: AugmentConfig
+    num_classes: int
+    methods: Sequence[Method] = ()
+    distiller: Distiller | None = None
 
     def accumulate(self, step: int, batches: Iterator[tuple[Tensor, Tensor]], *, told_to_stop: bool = False) -> StepFigures:
-        """Compute the gradients of a step. Its figures leave the device before the last backward pass, whose time covers their way.
+        """Compute the gradients of a step. Its figures are copied to the host while the last backward pass runs.
 
         Args:
             step: Its number, counted from 1.
-            batches: Gives this rank's micro-batches.
+            batches: Yields this rank's micro-batches.
             told_to_stop: Whether this rank got a signal; all ranks learn whether any did.
 
         Returns:
             The mean loss (without penalties) and counts.
         """
-        self._optimizer.zero_grad()
+        self.optimizer.zero_grad()
         measured: list[Tensor] = []
-        last = self._config.accumulation - 1
+        last = self.config.accumulation - 1
         for number in range(last + 1):
             batch = self.mix_and_seed(step, number, *next(batches))
             with self._synchronized(number == last):
                 loss, heads = self._forward(batch)
                 measured.append(_measure(loss, heads, batch))
                 if number == last:
-                    sums = self._sum_over_ranks(measured, told_to_stop)
-                self._scaler.scale((loss + self._penalty(step)) / self._config.accumulation).backward()  # type: ignore[no-untyped-call]
-        total_loss, correct, images, flags = sums.tolist()
-        num_micro_batches = self._config.accumulation * self._accelerator.num_processes
-        return StepFigures(total_loss / num_micro_batches, correct, images, flags > 0)
+                    read = copy_to_host(self._sum_over_ranks(measured, told_to_stop))
+                self.scaler.scale((loss + self._penalty(step)) / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
+        total_loss, correct, images, flags = read()
+        return StepFigures(total_loss / (self.config.accumulation * self.session.world), correct, images, flags > 0)
 
     def update(self) -> None:
         """Clip the gradients, step, and keep scales from drifting below what forward would use."""
-        if self._config.clip_gradient_norm is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._config.clip_gradient_norm)
-        self._scaler.step(self._optimizer)  # leaves the step out where an fp16 gradient has overflown
-        self._scaler.update()
+        if self.config.clip_gradient_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient_norm)
+        self.scaler.step(self.optimizer)  # leaves the step out where an fp16 gradient has overflown
+        self.scaler.update()
         for quantizer in self._learned:
             quantizer.lift_scale()
 
     def mix_and_seed(self, step: int, number: int, images: Tensor, labels: Tensor) -> Mixed:
-        """Mix a micro-batch and seed dropout, by its place in the run alone.
-
-        Args:
-            step: Number of the step, counted from 1.
-            number: Which of this rank's micro-batches of the step.
-            images: (N, C, H, W).
-            labels: (N).
-
-        Returns:
-            The mixed micro-batch.
-        """
-        place = number * self._accelerator.num_processes + self._accelerator.process_index
-        seed = derive_seed(self._config.seed, MICRO_BATCH, step, place)
+        """Mix this rank's micro-batch `number` of a step, and seed dropout, by its place in the run alone."""
+        seed = derive_seed(self.config.seed, MICRO_BATCH, step, number * self.session.world + self.session.rank)
         seed_all(seed)
-        return mix(images, labels, self._augment, seed)
+        return mix(images, labels, self.augment, seed)
+
+    @cached_property
+    def _learned(self) -> list[LSQ]:
+        return [module for module in self.network.modules() if isinstance(module, LSQ)]
 
     def _forward(self, batch: Mixed) -> tuple[Tensor, Heads]:
-        with autocast(self._config, batch.images.device):
-            heads = Heads.of(self._network(batch.images))
-        return self._objective.loss(heads, batch), heads
+        with self.session.autocast():
+            heads = Heads.of(self.network(batch.images))
+        smoothing, num_classes = self.config.label_smoothing, self.num_classes
+        loss = objective(heads, batch, num_classes=num_classes, label_smoothing=smoothing, distiller=self.distiller)
+        return loss, heads
 
-    def _sum_over_ranks(self, measured: list[Tensor], told_to_stop: bool) -> "HostCopy":
+    def _sum_over_ranks(self, measured: list[Tensor], told_to_stop: bool) -> Tensor:
         sums = torch.stack(measured).sum(0)
-        flag = sums.new_full((1,), float(told_to_stop))
-        return HostCopy(self._accelerator.reduce(torch.cat([sums, flag]), reduction="sum"))
+        return self.session.sum_over_ranks(torch.cat([sums, sums.new_full((1,), float(told_to_stop))]))
 
     def _penalty(self, step: int) -> Tensor | float:
-        penalties = [method.penalty(step) for method in self._methods if getattr(method, "in_loss", False)]
+        penalties = [method.penalty(step) for method in self.methods if getattr(method, "in_loss", False)]
         return sum((penalty for penalty in penalties if penalty is not None), start=0.0)
 
     def _synchronized(self, last: bool) -> AbstractContextManager[Any]:
-        # Gradients are averaged over the ranks once a step, in its last backward pass.
-        context: AbstractContextManager[Any] = nullcontext() if last else self._accelerator.no_sync(self._network)
+        # Gradients are averaged over the ranks once per step, in its last backward pass.
+        accelerator = self.session.accelerator
+        context: AbstractContextManager[Any] = nullcontext() if last or accelerator is None else accelerator.no_sync(self.network)
         return context
 
 
-class HostCopy:
-    """Numbers on their way from the device: made before work is launched and read after it, the device goes on with that work meanwhile.
+def copy_to_host(values: Tensor) -> Callable[[], list[float]]:
+    """Begin to copy numbers from their device, and return a function that waits for them.
 
-    Args:
-        values: Any tensor. One on CUDA begins to move at once; of any other device, reading waits for all that was launched.
+    On CUDA the copy runs beside what is launched after it; on any other device, reading waits for all that was launched.
     """
+    copied = values.to("cpu", non_blocking=True) if values.is_cuda else values
+    arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
 
-    def __init__(self, values: Tensor) -> None:
-        self._values = values.to("cpu", non_blocking=True) if values.is_cuda else values
-        self._arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None
-
-    def tolist(self) -> list[float]:
-        """Wait for the numbers, and return them."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        numbers: list[float] = self._values.tolist()
+    def read() -> list[float]:
+        if arrived is not None:
+            arrived.synchronize()
+        numbers: list[float] = copied.tolist()
         return numbers
+
+    return read
 
 
 def _measure(loss: Tensor, heads: Heads, batch: Mixed) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 from stillbit.oscillation import Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.quantizers import LSQ, weight_sites
-from stillbit.training.observer import Observer
+from stillbit.training.probe import Probe
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def model() -> nn.Module:
 
 
 def times(observations: int, steps: int) -> list[int]:
-    observer = Observer(LSQ(4), [], observations=observations, steps=steps)
+    observer = Probe(LSQ(4), [], observations=observations, steps=steps)
     told = {0: list(observer.begin())} | {step: list(observer.after_step(step)) for step in range(1, steps + 1)}
     return [step for step, events in told.items() if "observation" in dict(events)]
 
@@ -46,7 +46,7 @@ def test_their_number_is_bounded() -> None:
 
 @pytest.mark.parametrize(("network", "observations"), [(nn.Linear(2, 2), 5), (LSQ(4), 0)], ids=["float", "not-asked"])
 def test_facts_are_told_in_any_case(network: nn.Module, observations: int) -> None:
-    assert [kind for kind, _ in Observer(network, [], observations=observations, steps=9).begin()] == ["facts"]
+    assert [kind for kind, _ in Probe(network, [], observations=observations, steps=9).begin()] == ["facts"]
 
 
 class Walk:
@@ -57,7 +57,7 @@ class Walk:
         self.site = weight_sites(model)[1]
         self.tracking = Tracking(model)
         self.tracking.start()
-        self.observer = Observer(model, [self.tracking], observations=observations, steps=steps)
+        self.observer = Probe(model, [self.tracking], observations=observations, steps=steps)
         self.events: list[tuple[int, dict[str, Any]]] = []
 
     def take(self, *steps: int) -> "Walk":

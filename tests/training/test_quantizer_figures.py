@@ -9,7 +9,7 @@ from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.prepare.size import packed_bytes
 from stillbit.quantizers import LSQ, weight_sites
-from stillbit.training.observation import bins, facts, finite, observe, rounded
+from stillbit.training.quantizer_figures import bins, facts, finite, observe, rounded
 
 
 def network(**settings: object) -> nn.Module:

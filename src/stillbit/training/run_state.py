@@ -6,10 +6,10 @@ from typing import Any
 
 
 @dataclass
-class Position:
+class RunState:
     """Progress and figures of a run; part of its checkpoint.
 
-    Args:
+    Attributes:
         step: Optimizer steps taken.
         epoch: Epochs completed, evaluation included.
         history: Figures of each completed epoch, and of the evaluation before the first.
@@ -30,27 +30,14 @@ class Position:
     skipped: dict[str, int] = field(default_factory=dict)
 
     def count_step(self, loss: float, correct: float, images: float) -> None:
-        """Count a step.
-
-        Args:
-            loss: Its mean loss.
-            correct: Images that the model got right.
-            images: Images of the step, over all ranks.
-        """
+        """Count a step by its mean loss, and its images over all ranks."""
         self.step += 1
         self.loss_sum += loss
         self.correct += correct
         self.images += images
 
     def close_epoch(self, steps: int) -> dict[str, float]:
-        """End the running epoch and begin the next.
-
-        Args:
-            steps: Steps of an epoch.
-
-        Returns:
-            Its training figures.
-        """
+        """End the running epoch of `steps` steps, begin the next, and return the training figures."""
         figures = {
             "epoch": self.epoch + 1,
             "train_loss": self.loss_sum / steps,
@@ -61,14 +48,7 @@ class Position:
         return figures
 
     def count_skipped(self, names: Counter[str]) -> list[str]:
-        """Count unreadable images.
-
-        Args:
-            names: How often each was left out since the last call.
-
-        Returns:
-            Those that were not known before.
-        """
+        """Count unreadable images, and return those that were not known before."""
         new = sorted(set(names) - set(self.skipped))
         for name, times in names.items():
             self.skipped[name] = self.skipped.get(name, 0) + times

@@ -1,4 +1,4 @@
-"""When a run is observed: at regular times, and through two windows of consecutive steps in which single weights are followed."""
+"""When the quantizers of a run are measured: at regular times, and through two windows of consecutive steps that follow single weights."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,20 +9,20 @@ from torch import Tensor, nn
 from stillbit.oscillation import Method
 from stillbit.oscillation.recording import Window
 from stillbit.quantizers import Quantizer
-from stillbit.training.observation import facts, finite, observe, rounded
+from stillbit.training.quantizer_figures import facts, finite, observe, rounded
 
 _WINDOW = 100  # steps, or a third of a run
 _WEIGHTS = 4  # a layer
 
 
-class Observer:
-    """Gives the events of a record that are about quantizers (see `record.py`). It reads the network and changes nothing of it.
+class Probe:
+    """Yield the events of a record that are about quantizers (see `record.py`). It reads the network and changes nothing of it.
 
     Args:
         model: Unwrapped.
         methods: Attached; they know what oscillates.
         observations: How many there are, spread evenly over the run, before its first step and after its last among them; of a run with
-            fewer steps, after each. 0, or a network without quantizers: nothing is observed but facts.
+            fewer steps, after each. 0, or a network without quantizers: nothing is measured but facts.
         steps: Of the whole run.
     """
 
@@ -39,18 +39,18 @@ class Observer:
         self._frequencies: dict[str, Tensor] = {}
 
     def begin(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give the events of a new run before its first step."""
+        """Yield the events of a new run before its first step."""
         yield "facts", facts(self._model)
         yield from self.after_step(0)
 
     def after_step(self, step: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Give the events of a step.
+        """Yield the events of a step.
 
         Args:
             step: The step just taken, counted from 1.
 
         Yields:
-            Kinds and fields, none in most steps.
+            Kinds and fields, none at most steps.
         """
         if step in self._times:
             yield "observation", observe(self._model, self._methods)
@@ -63,7 +63,7 @@ class Observer:
             self._open(step + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what an open window has seen, as references; nothing where none is open."""
+        """Return what an open window has seen, as references; nothing where none is open."""
         if self._window is None:
             return {}
         return {"window": self._window.state_dict(), "frequencies": dict(self._frequencies)}
@@ -85,7 +85,7 @@ class Observer:
             self._frequencies = {name: found.values for name, found in highest.items()}
 
     def _trajectories(self, window: Window) -> dict[str, Any]:
-        """Give what a window has seen of weights that did oscillate before it."""
+        """Return what a window has seen of weights that did oscillate before it."""
         layers = []
         for name, kept in window.chosen.items():
             columns = zip(kept.tolist(), self._frequencies[name].tolist(), window.positions[name].T.tolist(), strict=True)

@@ -7,15 +7,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from stillbit.assembly import Trained, build_trained, example, read_trained, trained_classes
+from stillbit.assembly import Trained, build_trained, example, trained_classes
 from stillbit.errors import ExportError
 from stillbit.export.preprocessing import Preprocessing
 from stillbit.recipes.mapping import to_mapping
 from stillbit.training.batches import validation_batches
 from stillbit.training.data import DataConfig, class_names, load_data
+from stillbit.training.session import LOCAL
 
 if TYPE_CHECKING:
     from stillbit.export.verification import Verification
@@ -79,7 +79,7 @@ def export(
         raise ExportError(f"container, runtime and exact are of ONNX files; allowed with format {format}: none of them")
     from stillbit.export.packer import float_bytes
 
-    trained = read_trained(path, overrides)
+    trained = Trained.read(path, overrides)
     target = target or _beside(path, SUFFIXES[format])
     _check_target(target)
     if trained.recipe.quantization is None:
@@ -118,7 +118,7 @@ def verify(
 
     if batches is not None and batches < 1:
         raise ExportError(f"batches is {batches}; allowed: 1 or more")
-    trained = read_trained(path, overrides)
+    trained = Trained.read(path, overrides)
     images = _images(trained.recipe.data, batches)
     return verify_file(file, build_trained(trained), images, runtime=runtime)
 
@@ -148,7 +148,7 @@ def _write(format: str, model: nn.Module, target: Path, trained: Trained, **opti
 
 def _accuracy(trained: Trained) -> dict[str, float] | None:
     """Give what the run has measured of these very weights: nothing where steps were taken since."""
-    position = trained.content["position"]
+    position = trained.checkpoint.content["position"]
     last = position["history"][-1] if position["history"] and not position["images"] else {}
     return {"top-1, validation images of the run": last["val_top1"]} if "val_top1" in last else None
 
@@ -160,7 +160,7 @@ def _names(trained: Trained) -> tuple[str, ...] | None:
 
 
 def _images(config: DataConfig, batches: int | None) -> Iterator[Tensor]:
-    found = validation_batches(load_data(config), torch.device("cpu"))
+    found = validation_batches(load_data(config), LOCAL)
     return (images for images, _ in islice(found, batches))
 
 

@@ -1,0 +1,17 @@
+"""Keys of a recipe that change no number of its run."""
+
+# Runs that differ in nothing else are one run: it may be resumed with other values, and a report takes them for one group.
+CHANGE_NO_NUMBER = frozenset(
+    {
+        "data.root",
+        "data.download",
+        "data.workers",
+        "data.val_batch_size",
+        "training.checkpoint_every",
+        "training.log_every",
+        "training.observations",
+        "training.tensorboard",
+    }
+)
+# Read before the first step alone, so that a resumed run does without.
+READ_AT_START = frozenset({"model.weights", "start"})
