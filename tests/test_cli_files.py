@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from stillbit import deploy
 from stillbit.errors import DataError
 
 

@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def run(
         saved.fill(model)
     elif method != "float":
         # All ranks see one batch, so that any number of them starts from the same ranges.
-        calibrate(model, calibration_batches(samples, session, seed=0), batches=1)
+        calibrate(model, calibration_batches(samples, replace(session, rank=0, world=1), seed=0), batches=1)
     config = OptimizerConfig(lr=0.3, weight_decay=1e-4, schedule=ScheduleConfig("cosine", per="step"))
     scale_config = OptimizerConfig("adam", lr=1e-5)
     optimizer = build_optimizer(weights(model), scales(model), config, scale_config)

@@ -9,6 +9,7 @@ every step.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -50,7 +51,7 @@ def build_student(data: Data, session: Session) -> nn.Module:
     model = transformer(seed=0)
     session.place(model)
     prepare(model, QuantConfig.for_vit("W2A2"), example=torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float64))
-    calibrate(model, calibration_batches(data, session, seed=0), batches=1)
+    calibrate(model, calibration_batches(data, replace(session, rank=0, world=1), seed=0), batches=1)
     return model
 
 
