@@ -1,4 +1,4 @@
-# make demo   the main job: environment, install, and a low-bit network on bundled data
+# make demo   environment, install, and a low-bit network trained on bundled data
 # make test   everything that must hold: lint, types, layers, doctests, tests
 # make docs   the site of these pages, into build/site
 # make bench  speed and memory against the float model, a copy and a baseline: the short form; benchmarks/README.md has the whole

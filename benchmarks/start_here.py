@@ -1,7 +1,7 @@
 """How long docs/start.md takes a reader: every block of the page in its order, commands as processes of their own, in an empty folder.
 
     python benchmarks/start_here.py                 # the blocks, by this interpreter's stillbit
-    python benchmarks/start_here.py --install       # first a new environment and `pip install .`, as the page says
+    python benchmarks/start_here.py --install       # first a new environment and `pip install ".[all]"`, as the page says
 
 Writes benchmarks/results/start_here.json: by section wall seconds, seconds of the processor, and what was printed last. What stands in the
 JSON from an earlier run and was not measured again (the installation) stays. The page's table is written anew from it.
@@ -112,7 +112,7 @@ def install(python: Path) -> dict[str, Any]:
     environment = python.parents[1]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", str(ROOT)], check=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"{ROOT}[all]"], check=True)
     seconds = time.perf_counter() - start
     size = sum(path.stat().st_size for path in environment.rglob("*") if path.is_file() and not path.is_symlink())
     return {"seconds": round(seconds, 1), "megabytes": round(size / 1e6)}

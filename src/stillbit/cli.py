@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
-from stillbit.errors import DataError, DiagnosisError, MismatchError, StillbitError
+from stillbit import __version__
+from stillbit.errors import DataError, DiagnosisError, MismatchError, StillbitError, requires
 
 app = typer.Typer(
-    help="Train 2-4 bit networks whose weights hold still.",
+    help="Train 2-bit to 4-bit networks whose weights hold still.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,7 +29,17 @@ app = typer.Typer(
 _FOLDER = ("--folder", "--run")
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        _print(__version__)
+        raise typer.Exit
+
+
 @app.command()
+@requires("train", "report")
 def demo(
     folder: Annotated[Path, typer.Option(*_FOLDER, metavar="DIR", help="Where its runs and pictures go.")] = Path("runs/demo"),
 ) -> None:
@@ -39,6 +50,7 @@ def demo(
 
 
 @app.command()
+@requires("report")
 def toy(
     folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where its pictures go.")] = Path("runs/toy"),
 ) -> None:
@@ -49,6 +61,7 @@ def toy(
 
 
 @app.command()
+@requires("train", "datasets")
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the recipe's.")] = None,
@@ -65,6 +78,7 @@ def train(
 
 
 @app.command()
+@requires("train", "datasets")
 def validate(
     run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a checkpoint in one.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the run's.")] = None,
@@ -77,6 +91,7 @@ def validate(
 
 
 @app.command("import")
+@requires("train")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file of one of the two published codebases.")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="The recipe of its network, widths and image size.")],
@@ -93,6 +108,7 @@ def import_(
 
 
 @app.command()
+@requires("train", "export")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder, or a checkpoint in one.")],
     format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx, packed (safetensors), or program (torch.export).")],
@@ -109,6 +125,7 @@ def export(
 
 
 @app.command()
+@requires("train", "export", "openvino")
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file that export wrote.")],
     run: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="What it was exported from.")],
@@ -126,6 +143,7 @@ def verify(
 
 
 @app.command()
+@requires("export")
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export wrote.")],
 ) -> None:
@@ -136,6 +154,7 @@ def inspect(
 
 
 @app.command()
+@requires("export")
 def predict(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that export wrote, of any format.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
@@ -156,6 +175,7 @@ def predict(
 
 
 @app.command()
+@requires("train", "export")
 def doctor(
     subject: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT|FILE", help="A run folder, a checkpoint, or an exported file.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Values that replace the run's.")] = None,

@@ -1,4 +1,16 @@
-"""Every error that a user can cause: one clear line each, with the exit code that the command line gives for it."""
+"""Every error that a user can cause: one clear line each, with the command line's exit code for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXTRAS = {
+    "train": ("accelerate", "PIL", "sklearn", "tensorboard", "timm", "torchvision"),
+    "export": ("onnx", "onnx_ir", "onnxruntime", "PIL"),
+    "report": ("matplotlib", "PIL"),
+    "openvino": ("openvino",),
+    "datasets": ("datasets",),
+}
+"""What each extra of pyproject.toml brings to a verb, by the names that Python imports."""
 
 
 class StillbitError(ValueError):
@@ -8,23 +20,23 @@ class StillbitError(ValueError):
 
 
 class RecipeError(StillbitError):
-    """A recipe or configuration with an unknown key or a value out of range."""
+    """A recipe or configuration has an unknown key, or a value out of range."""
 
 
 class DataError(StillbitError):
-    """A folder, image, loader or batch that cannot be used."""
+    """A folder, image, loader or batch cannot be used."""
 
 
 class PrepareError(StillbitError):
-    """A model that cannot be prepared, a quantizer without a range, or one that no forward pass reaches."""
+    """A model cannot be prepared, a quantizer has no range, or no forward pass reaches one."""
 
 
 class CheckpointError(StillbitError):
-    """A checkpoint that is cut, belongs to another model, or cannot be written."""
+    """A checkpoint is cut, belongs to another model, or cannot be written."""
 
 
 class ReportError(StillbitError):
-    """A run's record that is missing, damaged, or of something else, or a report that cannot be written."""
+    """A run's record is missing, damaged or of something else, or a report cannot be written."""
 
 
 class DivergedError(StillbitError):
@@ -34,11 +46,11 @@ class DivergedError(StillbitError):
 
 
 class ExportError(StillbitError):
-    """A model that cannot be exported, or a file that cannot be written, read or run."""
+    """A model cannot be exported, or a file cannot be written, read or run."""
 
 
 class MismatchError(StillbitError):
-    """An exported file that does not compute what was trained."""
+    """An exported file does not compute what was trained."""
 
     exit_code = 4
 
@@ -49,7 +61,31 @@ class DiagnosisError(StillbitError):
     exit_code = 5
 
 
+class MissingExtraError(StillbitError):
+    """A library of one of stillbit's extras is not installed. The message says how to install it."""
+
+
 class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
     """Training was told to stop (SIGTERM or SIGINT) and has saved its state."""
 
     exit_code = 143
+
+
+@contextmanager
+def requires(*extras: str) -> Iterator[None]:
+    """Name the extra to install where a library of theirs is missing. A decorator, or a context.
+
+    Args:
+        extras: Keys of `EXTRAS`.
+
+    Raises:
+        MissingExtraError: If the body imports a library of these extras that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        lacking = next((extra for extra in extras if library in EXTRAS[extra]), None)
+        if lacking is None:
+            raise
+        raise MissingExtraError(f'{library} is not installed; to install it: pip install "stillbit[{lacking}]"') from None

@@ -159,6 +159,6 @@ def _check_targets(targets: list[str]) -> None:
 def _check_extras(words: tuple[str, ...]) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for word in words:
-        for extra in re.findall(r"^(?:\.|stillbit)\[(.+)\]$", word):
+        for extra in re.findall(r"^(?:\.|stillbit)\[([^]]+)\](?: @ .+)?$", word):
             if not set(extra.split(",")) <= set(known):
                 raise ValueError(f"no extra {extra!r}")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stillbit.errors import DataError, ExportError
+from stillbit.errors import DataError, ExportError, MissingExtraError
 from stillbit.export import Program, verify
 from stillbit.export.manifest import manifest_in
 from stillbit.export.runtime import one_line, open_session, with_outputs
@@ -190,7 +190,7 @@ def test_runtimes_that_are_not_there_are_one_line(tmp_path: Path, monkeypatch: p
     with pytest.raises(ExportError, match="runtime is 'tensorrt'; allowed are onnxruntime, openvino"):
         verified(tmp_path, model, runtime="tensorrt")
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ExportError, match="runtime openvino is not installed; install it, or take onnxruntime"):
+    with pytest.raises(MissingExtraError, match=r"openvino is not installed; to install it: pip install \"stillbit\[openvino\]\""):
         verified(tmp_path, model, runtime="openvino")
 
 

@@ -2,17 +2,11 @@ from typing import Any
 
 import pytest
 import torch
-from beartype import beartype
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import jaxtyped
 from torch import Tensor
 
-from stillbit.numerics import grid as module
-from stillbit.numerics.grid import SCALE_FLOOR, Grid, code_limits, compute_dtype, fit_range, grid_limits
-
-# Types and shapes are checked here, not by an import hook: torch.compile cannot trace through the checks.
-position, code, value = (jaxtyped(typechecker=beartype)(function) for function in (module.position, module.code, module.value))
+from stillbit.numerics.grid import SCALE_FLOOR, Grid, code, code_limits, compute_dtype, fit_range, grid_limits, position, value
 
 floats = st.floats(-20, 20, width=32)
 grids = st.builds(

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from stillbit.errors import requires
 from stillbit.export.kernels_used import INTEGER, kernels_used
 from stillbit.export.layers import layers_of, operation_of, source_of
 from stillbit.export.manifest import Layer, Manifest, read_manifest
@@ -124,6 +125,7 @@ class Inspection:
         return [f"multiplications: {self.integer_share:.2%} of {macs:,} on integer kernels{f'; in floats: {listed}' if others else ''}"]
 
 
+@requires("export")
 def inspect(path: Path | str) -> Inspection:
     """Looks into an exported file: ONNX, or packed safetensors.
 

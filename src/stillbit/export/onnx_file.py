@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stillbit.errors import ExportError
+from stillbit.errors import ExportError, requires
 from stillbit.export.capture import capture
 from stillbit.export.files import write_whole
 from stillbit.export.manifest import Manifest
 from stillbit.export.program import Program
 
 
+@requires("export")
 def export_onnx(
     model: nn.Module | Program,
     path: Path | str,

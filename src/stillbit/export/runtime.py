@@ -39,8 +39,8 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
         raise ExportError(f"runtime is {runtime!r}; allowed are {', '.join(RUNTIMES)}")
     try:
         session = _onnxruntime(model, precise) if runtime == "onnxruntime" else _openvino(model, precise)
-    except ImportError as error:
-        raise ExportError(f"runtime {runtime} is not installed; install it, or take {RUNTIMES[0]}") from error
+    except ModuleNotFoundError:  # an extra: the verb names it
+        raise
     except Exception as error:  # each runtime has exceptions of its own
         raise ExportError(f"{where}: {runtime} refuses it: {one_line(error)}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stillbit.errors import DataError, ExportError
+from stillbit.errors import DataError, ExportError, requires
 from stillbit.export.capture import capture
 from stillbit.export.manifest import Activation, Manifest, manifest_in
 from stillbit.export.program import Program
@@ -23,6 +23,7 @@ from stillbit.export.written import Written, as_written
 _LAYOUT = frozenset(("Transpose", "Reshape", "ReorderInput", "ReorderOutput"))  # nodes that only move elements
 
 
+@requires("export", "openvino")
 def verify(
     path: Path | str,
     model: nn.Module | Program,

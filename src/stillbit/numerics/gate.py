@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stillbit.errors import RecipeError
@@ -41,7 +40,7 @@ class Gate:
 
 
 @torch.no_grad()
-def free(position: Float[Tensor, "..."], grid: Grid, gate: Gate) -> Bool[Tensor, "..."]:
+def free(position: Tensor, grid: Grid, gate: Gate) -> Tensor:
     """Says which latents are free to move.
 
     Args:

@@ -11,7 +11,6 @@ value `scale * (code - zero_point + shift)`. Every quantizer of this library is 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int8
 from torch import Tensor
 
 from stillbit.numerics import kernels
@@ -46,7 +45,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def position(x: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
+def position(x: Tensor, grid: Grid) -> Tensor:
     """Gives the latent in grid units, `x / scale - shift`. A true division: multiplying by 1 / scale is not bit-equal."""
     dtype = compute_dtype(x)
     quotient = x.to(dtype) / grid.scale.to(dtype)
@@ -61,7 +60,7 @@ def zero_point_of(grid: Grid) -> Tensor | None:
 
 
 @torch.no_grad()
-def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None = None) -> Float[Tensor, "..."]:
+def code(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
     """Gives the integer code of a latent as a float tensor, zero point and pins included; the code of NaN is NaN.
 
     Never compiled: steps take codes within passes of their own (passes.py), and who asks here asks once.
@@ -92,7 +91,7 @@ def code(x: Float[Tensor, "..."], grid: Grid, pins: Int8[Tensor, "..."] | None =
     return seen.restore(found, x)
 
 
-def value(code: Float[Tensor, "..."], grid: Grid) -> Float[Tensor, "..."]:
+def value(code: Tensor, grid: Grid) -> Tensor:
     """Gives the value of a code, `scale * (code - zero_point + shift)`.
 
     >>> value(torch.tensor([-1.0, 0.0]), Grid(torch.tensor(0.5), zero_point=0, shift=0.5, low=-2, high=1))

@@ -10,7 +10,6 @@ from typing import NamedTuple, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from stillbit.errors import RecipeError
@@ -177,4 +176,6 @@ class MSEGoldenSection(MSESearch):
 
 
 def _minimize(function: Callable[[float], np.float32], lowest: float, highest: float) -> float:
+    from scipy.optimize import minimize_scalar  # late: `import stillbit` stays quick
+
     return minimize_scalar(function, bounds=(lowest, highest), method="bounded").x  # type: ignore[no-any-return]

@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from stillbit.errors import CheckpointError
@@ -33,7 +32,7 @@ class History:
     average_code: Tensor | None = None
 
     @classmethod
-    def starting_at(cls, code: Float[Tensor, "..."], limits: tuple[int, int], *, totals: bool = False) -> Self:
+    def starting_at(cls, code: Tensor, limits: tuple[int, int], *, totals: bool = False) -> Self:
         """Begins a history without switches.
 
         Args:

@@ -179,6 +179,8 @@ def _open_timm(config: DataConfig, split: str) -> Source:
     root = None if config.root is None else str(config.root)
     try:
         source: Source = create_dataset(config.name, root=root, split=split, download=config.download, input_img_mode=None)
+    except ModuleNotFoundError:  # an extra: the verb names it
+        raise
     except Exception as error:  # each data set has its own errors; all of them are about the name, the root or the split
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"data {config.name}: split {split} under {root} cannot be opened: {reason}") from error
