@@ -1,5 +1,6 @@
 # make demo   environment, install, and a low-bit network trained on bundled data
 # make test   everything that must hold: lint, types, layers, doctests, tests
+# make test-fast, make test-unit   all tests but those end to end; those of single parts
 # make docs   the site of these pages, into build/site
 # make bench  speed and memory against the float model, a copy and a baseline: the short form; benchmarks/README.md has the whole
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-fast test-oldest docs bench lint clean
+.PHONY: demo test test-unit test-fast test-oldest docs bench lint clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +29,10 @@ test: lint
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
 
 test-fast: $(INSTALLED)
-	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal -m "not end_to_end" tests
+
+test-unit: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules -m unit src tests
 
 # torch 2.9 is the oldest that we support; torchvision 0.24 and torchao 0.14 belong to it, and torchao does not say so itself.
 test-oldest:

@@ -1,6 +1,7 @@
-"""One thread and one seed for every test, so that parallel tests do not fight for cores; a table of golden errors after the run."""
+"""One thread, one seed and one tier for every test, and a table of golden errors after the run."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,19 @@ import torch
 from stillbit.cli import main
 
 torch.set_num_threads(1)
+
+TIERS = ("unit", "integration", "end_to_end")
+UNITS = ("doctor", "golden", "interop", "modules", "numerics", "oscillation", "prepare", "quantizers", "recipes", "report")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its tier: the one that it is marked with, or that of its folder."""
+    tests = Path(__file__).parent
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in TIERS):
+            in_tests = item.path.is_relative_to(tests)
+            unit = not in_tests or item.path.relative_to(tests).parts[0] in UNITS
+            item.add_marker("unit" if unit else "integration")
 
 
 @pytest.fixture(autouse=True)

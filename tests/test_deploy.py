@@ -16,6 +16,8 @@ from stillbit.recipes.load import load
 from stillbit.training.checkpoint import Checkpoint, write_checkpoint
 from stillbit.training.data import load_data
 
+pytestmark = pytest.mark.end_to_end
+
 SHORT = (
     "model.weights=random",
     "training.epochs=2",

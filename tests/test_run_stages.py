@@ -13,6 +13,8 @@ from stillbit.training.record import read_record
 from tests.assembling import assembled
 from tests.equality import assert_equal
 
+pytestmark = pytest.mark.end_to_end
+
 STEPS = 5  # an epoch, of 256 of the 1437 digits
 STAGES = 2 * STEPS, STEPS  # one epoch and one of cool-down, one of annealing
 

@@ -1,14 +1,10 @@
-import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
 import small_resnet
+import torch
 from batchnorm_check import FILE, Check, check, depthwise_norms
+from torch import nn
 
 from stillbit import run
 from stillbit.recipes.load import load

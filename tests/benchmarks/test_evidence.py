@@ -1,15 +1,11 @@
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
 from evidence import RESULTS, ROOT, OneRun, batchnorm_table, insert, load, methods_table, select, shares_table, spread, tables
 from evidence_pictures import draw_divergences, draw_shares
+from PIL import Image
 from run_figures import Name
 
 LAYERS = {"names": ["bn1", "bn2"], "depthwise": ["bn2"]}

@@ -1,16 +1,12 @@
-import sys
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import NO_LOADER, Trained, measure, write_files
 from PIL import Image
 
 from stillbit.numerics import compiling
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
-from loading import NO_LOADER, Trained, measure, write_files
 
 PICTURES = [np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8) for size in ((400, 700, 3), (300, 300, 3))]
 

@@ -1,12 +1,9 @@
-import sys
 from pathlib import Path
+
+from report_page import OBSERVATIONS, write_record
 
 from stillbit.report import write_report
 from stillbit.report.reading import read_run
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
-from report_page import OBSERVATIONS, write_record
 
 
 def test_the_made_up_record_reads_as_one_of_the_trainer(tmp_path: Path) -> None:

@@ -1,12 +1,8 @@
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
 from batchnorm_check import FILE, Check
 from run_figures import Name, is_complete, read_run, write_runs
 

@@ -52,6 +52,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "whole_compiled", Uncompiled)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name != "loader"], ids=lambda row: row.name)
 def test_each_row_gives_figures_that_the_record_and_its_table_hold(row: Row, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def quick(name: str, overrides: Sequence[str]) -> Recipe:
     return load(name, (*overrides, *QUICK, *(() if name == "digits_float" else QUICK_RANGES)))
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_demo_trains_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.import_module("stillbit.demo.demo"), "load", quick)
     console = Console(record=True, width=140)

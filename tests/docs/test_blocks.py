@@ -17,12 +17,12 @@ from tests.docs.not_run import NOT_RUN
 from tests.docs.pages import ROOT, Block, Prelude, pages, read
 from tests.docs.preludes import PRELUDES
 
-SLOW = {"README.md", "docs/export.md", "docs/integrations.md", "docs/report.md", "docs/start.md"}
+END_TO_END = {"README.md", "docs/export.md", "docs/integrations.md", "docs/report.md", "docs/start.md"}
 PAGES = [str(path.relative_to(ROOT)) for path in pages()]
 
 
 def _parameters() -> list[Any]:
-    return [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES]
+    return [pytest.param(page, marks=[pytest.mark.end_to_end] if page in END_TO_END else []) for page in PAGES]
 
 
 @pytest.mark.parametrize("page", _parameters())

@@ -41,7 +41,7 @@ def run_of(name: str, start: Path, folder: Path, *overrides: str) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("name", [name for name in names() if name.startswith("digits")])
 def test_shipped_recipes_have_no_errors(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     start = request.getfixturevalue("digits_deit_float" if "deit" in name else "digits_float")
@@ -57,6 +57,7 @@ def frozen(digits_float: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return run_of("digits_w3a3_freeze", digits_float, tmp_path_factory.mktemp("frozen") / "run", "freezing.begin=0.5")
 
 
+@pytest.mark.integration
 def test_a_run_is_examined_whole_and_a_checkpoint_by_itself(frozen: Path) -> None:
     whole, alone = examine_path(frozen), examine_path(frozen / "last.pt")
     assert [one.rule for one in whole] == ["freezing-two-oscillations"]

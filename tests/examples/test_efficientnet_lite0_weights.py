@@ -50,7 +50,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(("arguments", "num_classes"), [([], 1000), (["--num-classes", "16"], 16)], ids=["imagenet", "16_classes"])
 def test_the_written_file_loads_strictly_into_timm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], num_classes: int
@@ -65,7 +65,7 @@ def test_the_written_file_loads_strictly_into_timm(
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("photo", "expected"),
     [("chelsea", {"tiger cat", "Egyptian cat", "tabby"}), ("coffee", {"espresso"}), ("camera", {"tripod"})],

@@ -31,6 +31,7 @@ for path in folder.glob("*.pt2"):
 """
 
 
+@pytest.mark.end_to_end
 def test_a_process_without_stillbit_computes_what_the_model_does(tmp_path: Path) -> None:
     models = {name: MODELS[name]() for name in ("mobilenet-hard_swish", "vit-qkr_token")}
     models["asymmetric"] = cnn(Plain, policy="integer", **ASYMMETRIC)()

@@ -10,7 +10,7 @@ from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochas
 from stillbit.numerics.kernels import FREE
 from stillbit.quantizers import LSQ
 
-SLOW = pytest.mark.slow  # a cold compilation takes some seconds
+COLD = pytest.mark.end_to_end  # a cold compilation takes some seconds
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def run(
     [
         (STE(), (1,), False, False),
         (EWGS(), (12, 1, 1, 1), True, True),
-        pytest.param(StackedSigmoid(), (1, 20, 1, 1), False, False, marks=SLOW),
-        pytest.param(Stochastic(), (1,), False, False, marks=SLOW),
+        pytest.param(StackedSigmoid(), (1, 20, 1, 1), False, False, marks=COLD),
+        pytest.param(Stochastic(), (1,), False, False, marks=COLD),
     ],
     ids=["ste-tensor", "ewgs-channel-asymmetric-pinned", "sigmoid-feature", "stochastic-tensor"],
 )

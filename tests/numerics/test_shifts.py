@@ -58,7 +58,7 @@ def test_they_are_additions_before_and_behind(
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)  # sums in another order
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, scale_shape, before_shape, _ = SHAPES["heads"]
     x, scale, before, after = torch.randn(shape), torch.rand(scale_shape) + 0.2, leaf(before_shape, 1), leaf((3, 4), 2)

@@ -95,7 +95,7 @@ class Weight:
         return {**self.history.state_dict(), "pins": self.pins, "latent": self.latent}
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_a_large_weight_in_one_compiled_pass_is_the_plain_one(dtype, memory_format, monkeypatch):

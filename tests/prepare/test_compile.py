@@ -50,30 +50,30 @@ def test_training_step_traces_without_a_break() -> None:
     assert_same_training_step(calibrated(small_mobilenet(), policy="all"), "eager")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_resnet_traces_without_a_break() -> None:
     assert_same_training_step(calibrated(small_resnet(), policy="all"), "aot_eager")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("policy", POLICIES)
 def test_compiled_training_step(policy: str) -> None:
     assert_same_training_step(calibrated(small_mobilenet(hard_swish=True), policy=policy), "inductor")
 
 
-@pytest.mark.parametrize("attention", [pytest.param("plain", marks=pytest.mark.slow), "qkr"])
+@pytest.mark.parametrize("attention", [pytest.param("plain", marks=pytest.mark.end_to_end), "qkr"])
 def test_vision_transformer_traces_without_a_break(attention: str) -> None:
     assert_same_training_step(vits.calibrated(vits.vit(depth=1), attention=attention), "eager")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("attention", ["plain", "qkr"])
 @pytest.mark.parametrize("name", ["distilled", "swin-timm", "swin-torchvision"])
 def test_compiled_training_step_of_a_vision_transformer(name: str, attention: str) -> None:
     assert_same_training_step(vits.calibrated(vits.MODELS[name](), attention=attention), "inductor")
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_compiled_codes_are_equal_in_float32() -> None:
     """Each quantizer alone: in a whole model the order of a convolution's sum may differ by an ulp."""
     model = calibrated(small_mobilenet(), policy="all").eval()

@@ -23,6 +23,7 @@ def test_a_subclass_is_not_in_the_table() -> None:
     assert table_entry(Own(8, 8, 1, 2)) is None
 
 
+@pytest.mark.integration
 def test_preparing_an_own_model_imports_neither_library() -> None:
     program = """
 import sys, torch

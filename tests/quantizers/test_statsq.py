@@ -156,7 +156,7 @@ def test_one_graph(dynamic: bool) -> None:
     assert all(torch.equal(eager, compiled) for eager, compiled in zip(*results, strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_a_compiler_that_sums_in_another_order_finds_the_same_scales() -> None:
     quantizer, w = StatsQ(3, (512, 1)), torch.randn(512, 384)
     torch._dynamo.reset()
@@ -188,7 +188,7 @@ def test_pins_hold_and_let_no_gradient_pass(rounding: EWGS | None, order: tuple[
     assert torch.equal(gradient[elsewhere], upstream[elsewhere])
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_compiled_pass_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, quantizer = torch.randn(64, 48), StatsQ(3, (64, 1))
     quantizer.allocate_pins(x.shape)

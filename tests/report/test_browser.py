@@ -1,22 +1,16 @@
 """The page in a real browser; left out where none is installed."""
 
-import sys
-from pathlib import Path
-
 import pytest
+from browser import Browser, find_browser
 
 from stillbit.report.page import build_page
 from tests.report.histories import LAYERS, float_history, history, old_history, recipe
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # the benchmarks are scripts, not a package
-
-from browser import Browser, find_browser
 
 PROGRAM = find_browser()
 EVIL = """</script><script>document.title = "evil"</script><img src=x onerror="document.title = 'evil'">"""
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.end_to_end,
     pytest.mark.skipif(PROGRAM is None, reason="no Chromium or Chrome is installed"),
 ]
 

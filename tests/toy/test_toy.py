@@ -86,7 +86,7 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         run(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_the_real_one_fits_a_page_and_agrees_with_the_record(tmp_path: Path) -> None:
     run(tmp_path)
     assert (tmp_path / "toy.gif").stat().st_size < 1_500_000

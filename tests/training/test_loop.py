@@ -317,7 +317,7 @@ def test_every_scale_is_lifted_at_every_step(tmp_path: Path, runs: ModuleType, m
     assert lifted == 2 * [module for module in model.modules() if isinstance(module, LSQ)]
 
 
-@pytest.mark.slow
+@pytest.mark.end_to_end
 def test_compiled_training_takes_the_same_steps(tmp_path: Path, runs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nn.Dropout, "forward", lambda _, x: x)  # the compiler draws other numbers
     losses = []

@@ -11,7 +11,7 @@ from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.record import read_record
 from tests.launching import launch
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 
 SCRIPT = [str(Path(__file__).with_name("runs.py"))]
 STEPS = 40

@@ -13,7 +13,7 @@ from stillbit.training.record import read_record
 from tests.equality import assert_equal
 from tests.launching import execute
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 
 SCRIPT = [str(Path(__file__).with_name("runs.py"))]
 STEPS = 20  # of 2 x 9 images, out of 360

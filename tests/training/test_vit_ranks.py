@@ -17,7 +17,7 @@ from stillbit.training.record import read_record
 from tests.equality import assert_equal
 from tests.launching import launch
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.end_to_end
 
 SCRIPT = ["-m", "tests.training.vit_runs"]
 STEPS = 40
