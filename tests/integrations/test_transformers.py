@@ -102,6 +102,7 @@ def test_the_run_is_that_of_a_plain_loop(tmp_path: Path) -> None:
     assert callback.riders.methods[0].step == methods[0].step == STEPS
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize(
     ("optimizer", "settings"),
     [(joint, {}), (one_group, {"gradient_accumulation_steps": 2})],
@@ -147,6 +148,7 @@ def test_a_checkpoint_without_the_callback_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, StillbitCallback(*METHODS), resume=tmp_path / "half")
 
 
+@pytest.mark.end_to_end
 def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     for name, settings in (("here", {}), ("there", {"seed": 7})):
         trained(tmp_path / name, StillbitCallback(*METHODS), StopAt(12), **settings)

@@ -65,6 +65,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.integration
 def test_each_reduction(ranks: list[dict[str, Any]]) -> None:
     expected = torch.tensor([[1.0, 1.0], [2.0, 5.0], [3.0, 6.0], [1.5, 3.0]])
     for rank, found in enumerate(ranks):

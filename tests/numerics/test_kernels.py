@@ -37,6 +37,7 @@ def run(
     return output.detach(), *torch.autograd.grad(output, learned, torch.randn_like(output))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("rounding", "scale_shape", "asymmetric", "pinned"),
     [
@@ -71,6 +72,7 @@ def test_compiled_and_eager_twins_agree(
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_always_compiled")
 def test_one_compilation_serves_layers_of_every_shape_and_width() -> None:
     before = num_compiled()
@@ -110,6 +112,7 @@ def test_autocast_and_inference_mode_take_the_same_form() -> None:
     assert num_compiled() - before == 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("clip", [(0.0, 6.0), (0.0, math.inf)], ids=["relu6", "relu"])
 def test_latents_are_clipped_in_the_same_compiled_pass(clip: tuple[float, float], request: pytest.FixtureRequest) -> None:
     x = torch.randn(12, 20, 3, 3) * 4

@@ -46,6 +46,7 @@ def assert_same_training_step(model: nn.Module, backend: str) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.integration
 def test_training_step_traces_without_a_break() -> None:
     assert_same_training_step(calibrated(small_mobilenet(), policy="all"), "eager")
 
@@ -61,6 +62,7 @@ def test_compiled_training_step(policy: str) -> None:
     assert_same_training_step(calibrated(small_mobilenet(hard_swish=True), policy=policy), "inductor")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("attention", [pytest.param("plain", marks=pytest.mark.end_to_end), "qkr"])
 def test_vision_transformer_traces_without_a_break(attention: str) -> None:
     assert_same_training_step(vits.calibrated(vits.vit(depth=1), attention=attention), "eager")

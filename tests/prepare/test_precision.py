@@ -42,6 +42,7 @@ def test_autocast_keeps_weight_codes(policy: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, mixed, strict=True))
 
 
+@pytest.mark.integration
 def test_autocast_trains() -> None:
     model = calibrated(small_resnet(), policy="all")
     with torch.autocast("cpu", torch.bfloat16):

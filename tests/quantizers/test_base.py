@@ -278,6 +278,7 @@ class TestGate:
 
 
 class TestWholeModelCompilation:
+    @pytest.mark.integration
     @pytest.mark.parametrize(
         ("options", "memory_format", "dynamic"),
         [

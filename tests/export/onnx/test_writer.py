@@ -46,6 +46,7 @@ def assert_same(program: Program, *, optimized: bool) -> None:
     np.testing.assert_allclose(found, output.numpy(), atol=2e-5 * output.abs().max().item() + 1e-7)
 
 
+@pytest.mark.end_to_end
 @pytest.mark.parametrize("optimized", [False, True], ids=["as_written", "fused"])
 @pytest.mark.parametrize("name", [*MODELS, *MORE])
 def test_the_graph_computes_what_the_model_does(name: str, optimized: bool) -> None:
