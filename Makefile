@@ -8,7 +8,7 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-unit test-fast test-oldest docs bench lint clean
+.PHONY: demo test test-all test-unit test-fast test-oldest docs bench lint clean
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -25,7 +25,9 @@ lint: $(INSTALLED)
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-test: lint
+test: lint test-all
+
+test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal --doctest-modules src tests
 
 test-fast: $(INSTALLED)
