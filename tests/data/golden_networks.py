@@ -6,6 +6,7 @@ Calibration runs in float32, training in float64, as in the published float64 ru
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,10 +14,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from tests.data.golden_quantizers import File
 from tests.data.plain import cosine
-from tests.data.plain_network import BITS, INPUT, MAX_BITS, MOMENTUM, WEIGHT, Network, fused_names
+from tests.data.plain_network import INPUT, MAX_BITS, MOMENTUM, WEIGHT, Network, fused_names
 from tests.golden.network import ReducedMobileNetV2
 
-_SEED = 3
 _STEPS = 12
 _MARGIN = 5e-6  # of a grid step: no activation of the calibration is nearer to a rounding boundary
 _ARCH = {
@@ -32,12 +32,30 @@ _DAMPENING = {"start": 0.0, "end": 0.1, "rel_start": 0.25, "aggregation": "kerne
 _OPTIMIZERS = {"optimizer": {"lr": 0.05, "momentum": 0.9, "weight_decay": 2.5e-5}, "quant_optimizer": {"lr": 1e-4}}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Widths and estimation batches of a family of runs."""
+
+    seed: int
+    bits: int
+    bits_act: int | None = None
+    num_est_batches: int = 1
+
+    def quantize(self, model: ReducedMobileNetV2, common: dict[str, Tensor]) -> Network:
+        batches = [common[f"train_x_{index:02d}"] for index in range(self.num_est_batches)]
+        return Network(model, batches, self.bits, self.bits_act or self.bits)
+
+
+_EQUAL_WIDTHS = Setting(seed=3, bits=3)
+_OTHER_WIDTHS = Setting(seed=3, bits=2, bits_act=5, num_est_batches=3)
+
+
 class Run:
     """A run in progress, in float64."""
 
-    def __init__(self, common: dict[str, Tensor], mode: str, steps: int) -> None:
+    def __init__(self, setting: Setting, common: dict[str, Tensor], mode: str, steps: int) -> None:
         self.mode, self.steps, self.step = mode, steps, 0
-        self.network = Network(_float_model(common), common["train_x_00"])
+        self.network = setting.quantize(_float_model(common), common)
         self.network.model.double()
         self.batches = [(common[f"train_x_{index:02d}"].double(), common[f"train_y_{index:02d}"]) for index in range(_STEPS)]
         self.held = common["held_x"].double(), common["held_y"]
@@ -79,25 +97,38 @@ class Run:
 
 
 def end_to_end_files() -> Iterator[File]:
-    common = _data()
+    common, data = _common(_EQUAL_WIDTHS)
+    yield data
+    for mode, name in (("a", "lsq"), ("b", "dampening"), ("c", "freezing")):
+        yield _trajectory(_EQUAL_WIDTHS, common, mode, f"e2e_{mode}_{name}_f64")
+    yield _engine(_EQUAL_WIDTHS, common)
+
+
+def other_width_files() -> Iterator[File]:
+    """Activations wider than weights, ranges from several batches."""
+    common, data = _common(_OTHER_WIDTHS)
+    yield data
+    yield _trajectory(_OTHER_WIDTHS, common, "c", "e2e_c_freezing_f64")
+
+
+def _common(setting: Setting) -> tuple[dict[str, Tensor], File]:
+    common = _data(setting.seed)
     model = _float_model(common)
     names = fused_names(model)
     common["fp_logits_held"] = model.eval()(common["held_x"])
-    network = Network(model, common["train_x_00"])
+    network = setting.quantize(model, common)
     common["init_quant_logits_held_eval"] = network.evaluate(common["held_x"])
     margin = min(layer.margin for layer in network.layers.values())
     assert margin > _MARGIN, f"an activation is {margin:.2g} steps from a rounding boundary; take another seed"
     common |= {f"init.{name}.delta": scale for name, scale in network.scales().items()}
-    config = {"op": "e2e_data", "arch": _ARCH, "fused_to_fp": names, "n_bits": BITS, "num_est_batches": 1}
-    yield "e2e_common", config | {"quantizers": _quantizers(network)}, common
-    for mode, name in (("a", "lsq"), ("b", "dampening"), ("c", "freezing")):
-        yield _trajectory(common, mode, f"e2e_{mode}_{name}_f64")
-    yield _engine(common)
+    config = {"op": "e2e_data", "arch": _ARCH, "fused_to_fp": names, "n_bits": setting.bits, "n_bits_act": setting.bits_act}
+    config |= {"num_est_batches": setting.num_est_batches, "quantizers": _quantizers(network)}
+    return common, ("e2e_common", config, common)
 
 
-def _data() -> dict[str, Tensor]:
+def _data(seed: int) -> dict[str, Tensor]:
     """Gives a float network trained for a moment, and its data: noisy class templates."""
-    torch.manual_seed(_SEED)
+    torch.manual_seed(seed)
     templates = torch.randn(_ARCH["n_class"], *_ARCH["input"])
     data: dict[str, Tensor] = {}
     for name in [f"train_{{}}_{index:02d}" for index in range(_STEPS)] + ["held_{}"]:
@@ -129,9 +160,9 @@ def _quantizers(network: Network) -> dict[str, dict]:
     return found
 
 
-def _trajectory(common: dict[str, Tensor], mode: str, stem: str) -> File:
+def _trajectory(setting: Setting, common: dict[str, Tensor], mode: str, stem: str) -> File:
     """Modes a, b, c: twelve steps, an evaluation, re-estimation, an evaluation; the trackers see every forward pass."""
-    run = Run(common, mode, _STEPS)
+    run = Run(setting, common, mode, _STEPS)
     history = []
     for index in range(_STEPS):
         history.append((*run.train_step(index), run.network.frozen()))
@@ -158,10 +189,10 @@ def _shared_config(run: Run) -> dict:
     return _OPTIMIZERS | {"dtype": "float64", "tracked_layers": tracked}
 
 
-def _engine(common: dict[str, Tensor]) -> File:
+def _engine(setting: Setting, common: dict[str, Tensor]) -> File:
     """Mode d: three epochs of four batches, each with re-estimation and an evaluation."""
     epochs, per_epoch = 3, 4
-    run = Run(common, "d", epochs * per_epoch)
+    run = Run(setting, common, "d", epochs * per_epoch)
     losses, frozen, evaluations, frequencies = [], [], [], []
     before = F.cross_entropy(run.network.evaluate(run.held[0]), run.held[1])
     for epoch in range(epochs):

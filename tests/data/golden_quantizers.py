@@ -48,6 +48,7 @@ _QUANT = (
     Quant("asym", 3, (8, 9), -0.5, 1.0, override={"_zero_float": -1.7}, note="edge_zero_float_below_range"),
     Quant("asym", 4, (8, 9), -0.5, 1.0, override={"_zero_float": 15.6}, note="edge_zero_float_above_range"),
     Quant("sym_signed", 3, (8, 9), -0.5, 1.0, given_as="tensor1d", override={"_delta": -0.02}, note="edge_negative_delta"),
+    Quant("sym_signed", 4, (8, 9), -2e-8, 1e-8, note="range_below_floor"),
 )
 
 

@@ -13,7 +13,6 @@ from tests.data.golden_ranges import MSESearch, Range
 from tests.data.plain import PlainGrid, PlainTracker, aggregate, dampening
 from tests.golden.network import ReducedMobileNetV2
 
-BITS = 3  # of all layers but the first and the last, which have 8
 MAX_BITS = 4  # of weights that are tracked
 MOMENTUM = 0.1
 WEIGHT, INPUT = "weight_quantizer.quantizer", "activation_quantizer.quantizer"
@@ -27,12 +26,14 @@ class Layer(nn.Module):
         self.layer, self.grid, self.input_grid = layer, PlainGrid(bits), None
         self.input_bits = input_bits
         self.scale, self.input_scale = None, None
+        self.search, self.input_search = None, None
+        self.estimating = True
         self.tracker, self.threshold = PlainTracker(MOMENTUM), None
         self.margin = math.inf
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scale is None:
-            self._calibrate(x)
+        if self.estimating:
+            self._estimate(x)
         if self.input_grid is not None:
             positions = x.detach() / self.input_scale.detach()
             self.margin = min(self.margin, float((positions - positions.floor() - 0.5).abs().min()))
@@ -44,41 +45,52 @@ class Layer(nn.Module):
             return F.linear(x, w, self.layer.bias)
         return F.conv2d(x, w, None, self.layer.stride, self.layer.padding, 1, self.layer.groups)
 
-    def _calibrate(self, x: Tensor) -> None:
-        self.grid, self.scale = _searched(self.grid.bits, self.layer.weight.detach())
+    def _estimate(self, x: Tensor) -> None:
+        """Set ranges from all batches so far, this one included, and quantize this one by them (cnn spec 2.1)."""
+        w = self.layer.weight.detach()
+        self.search = self.search or _search(self.grid.bits, w)
+        self.grid, self.scale = _searched(self.grid.bits, self.search, w)
         if self.input_bits is not None:
-            self.input_grid, self.input_scale = _searched(self.input_bits, x)
+            self.input_search = self.input_search or _search(self.input_bits, x)
+            self.input_grid, self.input_scale = _searched(self.input_bits, self.input_search, x)
 
     def dampening(self) -> Tensor:
         losses, _ = dampening(self.layer.weight, self.grid, self.scale, pins=self.tracker.pins)
         return aggregate(losses, "kernel_mean")
 
 
-def _searched(bits: int, x: Tensor) -> tuple[PlainGrid, nn.Parameter]:
-    low, high = MSESearch(Range("", "MSE", bits, "", search="grid"), x).update(x)
+def _search(bits: int, first: Tensor) -> MSESearch:
+    return MSESearch(Range("", "MSE", bits, "", search="grid"), first)
+
+
+def _searched(bits: int, search: MSESearch, x: Tensor) -> tuple[PlainGrid, nn.Parameter]:
+    low, high = search.update(x)
     grid = PlainGrid(bits, signed=bool(low < 0))
     return grid, nn.Parameter(grid.initial(low, high)[0])
 
 
 class Network:
-    """The quantized network, calibrated on the first batch; parts by their published names."""
+    """The quantized network, calibrated on some batches; parts by their published names. First and last layer have 8 bits."""
 
-    def __init__(self, model: ReducedMobileNetV2, batch: Tensor) -> None:
+    def __init__(self, model: ReducedMobileNetV2, batches: list[Tensor], bits: int, bits_act: int) -> None:
         self.model = model
         self.layers: dict[str, Layer] = {}
         self.norms: dict[str, nn.BatchNorm2d] = {}
         names = fused_names(model)
         for fused, part in names.items():
             edge = fused in (next(iter(names)), "classifier.1")
-            bits = 8 if edge else BITS
-            layer = Layer(model.get_submodule(part["weight"]), bits, input_bits=bits if self.layers else None)
+            input_bits = 8 if edge else bits_act
+            layer = Layer(model.get_submodule(part["weight"]), 8 if edge else bits, input_bits=input_bits if self.layers else None)
             model.set_submodule(part["weight"], layer)
             self.layers[fused] = layer
             if part["bn"]:
                 self.norms[fused] = model.get_submodule(part["bn"])
         model.eval()
-        with torch.no_grad():
-            model(batch)
+        for batch in batches:
+            with torch.no_grad():
+                model(batch)
+        for layer in self.layers.values():
+            layer.estimating = False
 
     @property
     def tracked(self) -> dict[str, Layer]:

@@ -67,7 +67,7 @@ def _quantize(network: Network, case: Case) -> None:
 
 
 def _with_scale(bits: int, scale: Tensor, *, signed: bool) -> Quantizer:
-    quantizer = LSQ(bits)
+    quantizer = LSQ(bits, tuple(scale.shape) or (1,))
     quantizer.load_state_dict({"scale": scale, "signed": torch.tensor(signed), "calibrated": torch.tensor(True)})
     return quantizer
 

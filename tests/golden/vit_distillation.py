@@ -28,15 +28,8 @@ def check_distillation(case: Case) -> dict[str, float]:
     teacher = [case.tensors[name].double() for name in ("teacher0", "teacher1") if name in case.tensors]
     distiller = Distiller(Says(teacher[0] if len(teacher) == 1 else (teacher[0], teacher[1])))
     answer = distiller.teach(torch.zeros(1))
-    if case.config["op"] == "KLLossSoft":  # of a pair, the first alone
-        loss = soft_cross_entropy(logits[0], answer, case.config["temperature"])
-        loss = loss * len(answer) if case.config["reduction"] == "sum" else loss
-    else:
-        heads = Heads.of(logits[0] if len(logits) == 1 else tuple(logits))
-        hard = case.tensors["hard"]
-        target = hard.double() if case.config["hard"] == "prob" else hard.long()
-        loss = distiller.loss(heads, answer, functional.cross_entropy(heads.classes, target))
-    loss.backward()
+    loss = _loss(case, distiller, logits, answer)
+    loss.sum().backward()
     errors = {"loss": close(loss, case.tensors["loss"], 1e-9, "loss")}
     for index, given in enumerate(logits):
         if given.grad is not None:
@@ -46,3 +39,23 @@ def check_distillation(case: Case) -> dict[str, float]:
         name for name in case.tensors if name.startswith("grad.out")
     }
     return errors
+
+
+def _loss(case: Case, distiller: Distiller, logits: list[Tensor], answer: Tensor) -> Tensor:
+    """Return the loss as the case reduces it; ours is the mean over the batch, so of a batch of one it is an image's own."""
+    hard = case.tensors.get("hard")
+    reduction = case.config["reduction"]
+    if reduction == "mean":
+        return _mean_loss(case, distiller, logits, answer, hard)
+    images = [slice(index, index + 1) for index in range(len(answer))]
+    losses = [_mean_loss(case, distiller, [one[i] for one in logits], answer[i], None if hard is None else hard[i]) for i in images]
+    return {"none": torch.stack, "sum": sum}[reduction](losses)
+
+
+def _mean_loss(case: Case, distiller: Distiller, logits: list[Tensor], answer: Tensor, hard: Tensor | None) -> Tensor:
+    if case.config["op"] == "KLLossSoft":  # of a pair, the first alone
+        return soft_cross_entropy(logits[0], answer, case.config["temperature"])
+    heads = Heads.of(logits[0] if len(logits) == 1 else tuple(logits))
+    assert hard is not None
+    target = hard.double() if case.config["hard"] == "prob" else hard.long()
+    return distiller.loss(heads, answer, functional.cross_entropy(heads.classes, target))

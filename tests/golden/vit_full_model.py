@@ -14,7 +14,7 @@ from stillbit.training.distill import Distiller
 from stillbit.training.heads import Heads
 from tests.golden.case import Case, within
 from tests.golden.vit_distillation import Says
-from tests.golden.vit_modules import compare, is_dead, model_tensor, zero_shifts
+from tests.golden.vit_modules import compare_calibrated, is_dead, model_tensor, zero_shifts
 
 _EXACT = {"atol": 1e-9, "rtol": 1e-9}  # vit spec 10, float64
 
@@ -40,7 +40,7 @@ def _compare_calibration(case: Case, model: nn.Module, report: ImportReport) -> 
     zero_shifts(model)
     calibrate(model, [case.tensors["x"]])
     wanted = {name: tensor for name, tensor in case.tensors.items() if name.startswith("init.")}
-    return max(compare(report, name.removeprefix("init."), model_tensor(model), tensor, name) for name, tensor in wanted.items())
+    return max(compare_calibrated(report, name.removeprefix("init."), model, tensor, name) for name, tensor in wanted.items())
 
 
 def _compare_logits(case: Case, model: nn.Module, name: str) -> dict[str, float]:

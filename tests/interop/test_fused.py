@@ -1,16 +1,20 @@
+from pathlib import Path
+
 import pytest
 import timm
 import torchvision
 from torch import nn
 
 from stillbit.interop.fused import FusedLayer, fused_layers
-from tests.golden.case import SHARED, Case
+from tests.golden.case import OWN, SHARED, Case, find, read_config
 from tests.golden.network import ReducedMobileNetV2
 
+NETWORKS = [path for folder in (SHARED, OWN) for path in find(folder) if read_config(path)["op"] == "e2e_data"]
 
-@pytest.mark.skipif(not (SHARED / "cnn").is_dir(), reason="the published golden files are missing")
-def test_names_are_those_of_the_published_network() -> None:
-    common = Case.load(SHARED / "cnn" / "e2e_common.safetensors")
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: f"{path.parents[1].parent.name}-{path.parent.name}")
+def test_names_are_those_of_the_published_network(path: Path) -> None:
+    common = Case.load(path)
     found = {
         layer.published: {"weight": layer.layer, "bn": layer.norm} for layer in fused_layers(ReducedMobileNetV2(common.config["arch"]))
     }
