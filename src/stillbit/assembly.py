@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, DataError
-from stillbit.oscillation import Method, TrackingConfig
+from stillbit.oscillation import Method, Tracking
 from stillbit.prepare import Coverage, prepare, scales, undecayed, weights
 from stillbit.prepare.calibrate import calibrate
 from stillbit.recipes.load import resolve
 from stillbit.recipes.model import build_model, pretrained_classes
 from stillbit.recipes.schema import Recipe
+from stillbit.recipes.section import Section
 from stillbit.training.batches import calibration_batches
 from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.data import Data, load_data
@@ -223,20 +224,17 @@ def _prepare(recipe: Recipe, model: nn.Module, session: Session) -> Coverage | N
 
 
 def _build_methods(recipe: Recipe, model: nn.Module, steps_per_epoch: int) -> tuple[Method, ...]:
-    """Return dampening and annealing if asked for, one method that tracks, and recording if asked for, in this order at each step.
-
-    Annealing puts weights back before the others look at them. The schedules of the others end with those of the learning rates.
-    """
+    """Return the recipe's methods, one that tracks among them. Their schedules end with those of the learning rates."""
     if recipe.quantization is None:
         return ()
     methods: list[Method] = []
     steps = recipe.timetable.epochs * steps_per_epoch
     if recipe.dampening is not None:
-        methods.append(recipe.dampening.build(model, steps))
+        methods.append(recipe.dampening.build(model, steps=steps))
     if recipe.annealing is not None:
-        begin = recipe.timetable.before_final_stage * steps_per_epoch + 1
-        methods.append(recipe.annealing.build(model, steps, begin=begin))
-    methods.append((recipe.freezing or recipe.tracking or TrackingConfig()).build(model, steps))
+        methods.append(recipe.annealing.build(model, begin=recipe.timetable.before_final_stage * steps_per_epoch + 1))
+    tracks = recipe.freezing or recipe.tracking or Section.of(Tracking)
+    methods.append(tracks.build(model, steps=steps or None))
     if recipe.recording is not None:
-        methods.append(recipe.recording.build(model, steps))
+        methods.append(recipe.recording.build(model, steps=steps))
     return tuple(methods)

@@ -8,7 +8,20 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.optim.swa_utils import AveragedModel
 
-from stillbit import Annealing, Cosine, Dampening, Freezing, JointOptimizer, QuantConfig, Tracking, calibrate, prepare, scales, weights
+from stillbit import (
+    Annealing,
+    Constant,
+    Cosine,
+    Dampening,
+    Freezing,
+    JointOptimizer,
+    QuantConfig,
+    Tracking,
+    calibrate,
+    prepare,
+    scales,
+    weights,
+)
 from stillbit.doctor.subjects import ModelSubject
 from stillbit.numerics.kernels import FREE
 from stillbit.quantizers import LSQ
@@ -213,7 +226,11 @@ ILL: dict[str, tuple[Callable[[], ModelSubject], str]] = {
     "one-image-size": (tokens, "5 scales, one a token"),
     "freezing-one-oscillation": (under(lambda of, by: freezing(of, 0.005).attach(by)), "0.5 x ema_momentum 0.01: one oscillation"),
     "freezing-two-oscillations": (under(lambda of, by: freezing(of, 0.015).attach(by)), "1.5 x ema_momentum 0.01: two oscillations"),
-    "freezing-nothing": (under(lambda of, by: Freezing(of, threshold=0.0).attach(by)), "nothing is pinned"),
+    "window-too-long": (
+        under(lambda of, by: Freezing(of, steps=80, ema_momentum=0.001).attach(by)),
+        "0.001 averages over 1,000 steps, the run has 80",
+    ),
+    "freezing-nothing": (under(lambda of, by: Freezing(of, threshold=Constant(0.0)).attach(by)), "nothing is pinned"),
     "freezing-everything": (under(frozen_whole), "100.0% of its weights are pinned"),
     "dampening-nothing": (under(lambda of, by: Dampening(of, weight=0.0).attach(by)), "0 at every step"),
     "annealing-nothing-free": (under(lambda of, by: Annealing(of, boundary_range=0.0).attach(by)), "0 of its weights are free"),

@@ -152,6 +152,11 @@ ILL: dict[str, tuple[Callable[[], RunSubject], str, str]] = {
         "freezing.final_threshold",
         "1.5 x ema_momentum 0.001: two oscillations",
     ),
+    "window-too-long": (
+        lambda: treated(freezing={"threshold": 0.1, "ema_momentum": 0.0005}),
+        "freezing.ema_momentum",
+        "0.0005 averages over 2,000 steps, the run has 1,000",
+    ),
     "freezing-nothing": (
         lambda: treated({"oscillating": line(0.0, 0.1), "frozen": line(0.0, 0.0)}),
         "freezing",

@@ -87,7 +87,7 @@ def test_wrappers_and_lists_of_optimizers_are_understood() -> None:
     assert examine(ready.model, Wrapper(ready.optimizers[0]), ready.methods).ok
     parts = list(ready.optimizers[0].parts)
     assert [one.rule for one in examine(ready.model, parts)] == ["two-optimizers"]
-    with pytest.raises(PrepareError, match=r"examine: str given, allowed: torch optimizers"):
+    with pytest.raises(PrepareError, match=r"examine: str given, allowed: a torch.optim.Optimizer"):
         examine(ready.model, "adam")
 
 

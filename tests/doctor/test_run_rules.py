@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from stillbit.doctor.examine import check
-from stillbit.doctor.finding import Unknown
 from stillbit.doctor.rules import RULES, Rule
 from stillbit.doctor.subjects import RunSubject
+from stillbit.oscillation.optimizer_rules import Unknown
 from tests.doctor import runs
 
 OF_RUNS = [rule for rule in RULES if rule.subject is RunSubject]

@@ -1,16 +1,18 @@
 """A small quantized network and scikit-learn's digits, for loops that belong to other libraries."""
 
+from functools import partial
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from stillbit.oscillation import FreezingConfig
+from stillbit.oscillation import Freezing
 from stillbit.prepare import QuantConfig, calibrate, prepare, scales, weights
 from stillbit.training.optim import JointOptimizer
 
 NUM_IMAGES = 96
-FREEZING = FreezingConfig(threshold=0.15, final_threshold=0.05, begin=0.2, ema_momentum=0.1)
+FREEZING = partial(Freezing, threshold=0.15, final_threshold=0.05, begin=0.2, ema_momentum=0.1)
 
 
 def digits() -> TensorDataset:

@@ -1,5 +1,6 @@
 """The callback in Lightning's own trainer: the same run as a plain loop, resumed to the bit."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch.utils.data import DataLoader
 
 from stillbit.errors import CheckpointError, PrepareError
 from stillbit.integrations.lightning import StillbitCallback
-from stillbit.oscillation import DampeningConfig, Freezing, Tracking, TrackingConfig
+from stillbit.oscillation import Dampening, Freezing, Tracking
 from tests.equality import assert_equal
 from tests.integrations.digits import FREEZING, digits, frozen, joint, network
 
 EPOCHS = 4
-METHODS = (FREEZING.build, DampeningConfig(final_weight=0.01).build)
+METHODS = (FREEZING, partial(Dampening, final_weight=0.01))
 
 pytestmark = [
     # What Lightning 2.6 calls of torch 2.15, and what it says of a small run.
@@ -97,7 +98,7 @@ def by_hand(epochs: int = EPOCHS) -> tuple[nn.Module, list[Any]]:
     """The same run in a plain loop."""
     model = network()
     optimizer = joint(model)
-    methods = [make(model, epochs * 6).attach(optimizer) for make in METHODS]
+    methods = [make(model, steps=epochs * 6).attach(optimizer) for make in METHODS]
     for _ in range(epochs):
         for images, labels in batches():
             optimizer.zero_grad()
@@ -136,7 +137,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
-    callback = StillbitCallback(TrackingConfig().build)
+    callback = StillbitCallback(Tracking)
     fitted(tmp_path, callback, accumulate_grad_batches=3)
     assert callback.riders.methods[0].step == 2 * EPOCHS
 
@@ -152,7 +153,7 @@ def test_a_method_that_is_there_is_attached_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("moment", ["validation", "end"])
 def test_batch_norm_is_reestimated(tmp_path: Path, moment: str) -> None:
     images = digits().tensors[0]
-    module = fitted(tmp_path, StillbitCallback(TrackingConfig().build, batchnorm=[(images,)], batchnorm_at=moment))
+    module = fitted(tmp_path, StillbitCallback(Tracking, batchnorm=[(images,)], batchnorm_at=moment))
     first = module.network[:1].train()(images)
     # the average over one batch of everything is that batch's own
     torch.testing.assert_close(module.network[1].running_mean, first.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
@@ -162,28 +163,28 @@ def test_batch_norm_is_reestimated(tmp_path: Path, moment: str) -> None:
 def test_validation_alone_changes_nothing(tmp_path: Path) -> None:
     module = Module()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trainer(tmp_path, StillbitCallback(TrackingConfig().build, batchnorm=batches())).validate(module, batches(), verbose=False)
+    trainer(tmp_path, StillbitCallback(Tracking, batchnorm=batches())).validate(module, batches(), verbose=False)
     assert_equal(before, dict(module.state_dict()))
 
 
 def test_two_optimizers_are_refused(tmp_path: Path) -> None:
     module = Module(manual=True, optimizers=2)
     with pytest.raises(PrepareError, match=r"2 optimizers, allowed: 1; join them: stillbit\.JointOptimizer"):
-        trainer(tmp_path, StillbitCallback(TrackingConfig().build)).fit(module, batches())
+        trainer(tmp_path, StillbitCallback(Tracking)).fit(module, batches())
 
 
 def test_a_run_without_an_end_needs_its_steps(tmp_path: Path) -> None:
     endless = {"max_epochs": -1, "max_time": {"seconds": 1}}
     with pytest.raises(PrepareError, match="inf steps and a schedule needs their number"):
-        pl.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[StillbitCallback(FREEZING.build)], **endless
-        ).fit(Module(), batches())
+        pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[StillbitCallback(FREEZING)], **endless).fit(
+            Module(), batches()
+        )
 
 
 def test_another_methods_checkpoint_is_refused(tmp_path: Path) -> None:
-    fitted(tmp_path, StillbitCallback(TrackingConfig().build), StopAfter(2, tmp_path / "half.ckpt"))
+    fitted(tmp_path, StillbitCallback(Tracking), StopAfter(2, tmp_path / "half.ckpt"))
     with pytest.raises(CheckpointError, match="Tracking given, allowed: Freezing"):
-        fitted(tmp_path, StillbitCallback(lambda model, _: Freezing(model, threshold=0.1)), resume=tmp_path / "half.ckpt")
+        fitted(tmp_path, StillbitCallback(Freezing), resume=tmp_path / "half.ckpt")
 
 
 def test_nothing_to_attach_is_refused() -> None:
@@ -193,4 +194,4 @@ def test_nothing_to_attach_is_refused() -> None:
 
 def test_another_moment_is_refused() -> None:
     with pytest.raises(PrepareError, match="batchnorm_at is 'always'; allowed: validation, end"):
-        StillbitCallback(TrackingConfig().build, batchnorm_at="always")
+        StillbitCallback(Tracking, batchnorm_at="always")

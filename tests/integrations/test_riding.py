@@ -6,14 +6,14 @@ from torch.utils.data import DataLoader
 
 from stillbit.errors import CheckpointError, PrepareError
 from stillbit.integrations.riding import Riders, reestimated
-from stillbit.oscillation import Freezing, Tracking, TrackingConfig
+from stillbit.oscillation import Freezing, Tracking
 from tests.integrations.digits import FREEZING, digits, joint, network
 
 
 def test_attaching_again_to_the_same_optimizer_changes_nothing() -> None:
     """A trainer that trains twice begins twice."""
     model = network()
-    optimizer, riders = joint(model), Riders([TrackingConfig().build])
+    optimizer, riders = joint(model), Riders([Tracking])
     riders.attach(model, optimizer, 10)
     (tracking,) = riders.methods
     riders.attach(model, optimizer, 10)
@@ -24,7 +24,7 @@ def test_attaching_again_to_the_same_optimizer_changes_nothing() -> None:
 
 def test_a_new_optimizer_gets_new_methods() -> None:
     model = network()
-    riders = Riders([TrackingConfig().build])
+    riders = Riders([Tracking])
     riders.attach(model, joint(model), 10)
     (before,) = riders.methods
     riders.attach(model, joint(model), 10)
@@ -34,18 +34,18 @@ def test_a_new_optimizer_gets_new_methods() -> None:
 def test_the_first_methods_figure_counts() -> None:
     model = network()
     tracking = Tracking(model, oscillating_above=-1.0)  # every weight counts
-    riders = Riders([tracking, FREEZING.build])
+    riders = Riders([tracking, FREEZING])
     riders.attach(model, joint(model), 10)
     assert riders.metrics() == {"oscillating": 1.0, "frozen": 0.0}
 
 
 def test_a_schedule_knows_the_length_of_the_run() -> None:
     model = network()
-    riders = Riders([FREEZING.build])
+    riders = Riders([FREEZING])
     riders.attach(model, joint(model), 40.0)
     (freezing,) = riders.methods
     assert isinstance(freezing, Freezing)
-    assert freezing.threshold(40) == pytest.approx(FREEZING.final_threshold)
+    assert freezing.threshold(40) == pytest.approx(0.05)
     assert freezing.threshold(30) > 0.051
 
 
@@ -54,12 +54,12 @@ def test_a_run_of_no_known_length_needs_none_for_a_ready_method(steps: float) ->
     model = network()
     Riders([Tracking(model)]).attach(model, joint(model), steps)
     with pytest.raises(PrepareError, match=f"the run has {steps} steps"):
-        Riders([FREEZING.build]).attach(model, joint(model), steps)
+        Riders([FREEZING]).attach(model, joint(model), steps)
 
 
 def test_a_loaded_state_waits_for_the_optimizer() -> None:
     model = network()
-    first, second = Riders([TrackingConfig().build]), Riders([TrackingConfig().build])
+    first, second = Riders([Tracking]), Riders([Tracking])
     optimizer = joint(model)
     first.attach(model, optimizer, 10)
     optimizer.step()
@@ -71,7 +71,7 @@ def test_a_loaded_state_waits_for_the_optimizer() -> None:
 
 def test_another_state_is_refused() -> None:
     model = network()
-    riders = Riders([TrackingConfig().build])
+    riders = Riders([Tracking])
     with pytest.raises(CheckpointError, match=r"\['step'\] given, allowed: one with methods"):
         riders.load_state_dict({"step": 1})
     riders.load_state_dict({"methods": [{"kind": "Freezing", "state": {}}]})

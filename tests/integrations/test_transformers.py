@@ -1,6 +1,7 @@
 """The callback in the Trainer of transformers: the same run as a plain loop, resumed to the bit."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from stillbit.errors import CheckpointError, PrepareError
 from stillbit.integrations.transformers import StillbitCallback
-from stillbit.oscillation import DampeningConfig, TrackingConfig
+from stillbit.oscillation import Dampening, Tracking
 from stillbit.prepare import parameter_groups, weights
 from tests.equality import assert_equal
 from tests.integrations.digits import FREEZING, digits, frozen, joint, network
 
 STEPS = 24
-METHODS = (FREEZING.build, DampeningConfig(final_weight=0.01).build)
+METHODS = (FREEZING, partial(Dampening, final_weight=0.01))
 
 # The trainer says to each model without a GPU that it will not pin memory.
 pytestmark = pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator is found:UserWarning")
@@ -90,7 +91,7 @@ def test_the_run_is_that_of_a_plain_loop(tmp_path: Path) -> None:
     trainer = trained(tmp_path, callback, kind=InOrder)
     model = Classifier()
     optimizer = joint(model)
-    methods = [make(model, STEPS).attach(optimizer) for make in METHODS]
+    methods = [make(model, steps=STEPS).attach(optimizer) for make in METHODS]
     images, labels = digits().tensors
     for step in range(STEPS):
         batch = slice(16 * (step % 6), 16 * (step % 6 + 1))
@@ -135,7 +136,7 @@ def test_figures_are_in_the_log(tmp_path: Path) -> None:
 
 def test_batch_norm_is_reestimated_before_evaluation(tmp_path: Path) -> None:
     images = digits().tensors[0]
-    trainer = trained(tmp_path, StillbitCallback(TrackingConfig().build, batchnorm=[(images,)]), eval_strategy="steps", eval_steps=STEPS)
+    trainer = trained(tmp_path, StillbitCallback(Tracking, batchnorm=[(images,)]), eval_strategy="steps", eval_steps=STEPS)
     layers = trainer.model.network
     # the average over one batch of everything is that batch's own
     torch.testing.assert_close(layers[1].running_mean, layers[:1].train()(images).mean((0, 2, 3)), rtol=1e-4, atol=1e-6)

@@ -1,5 +1,6 @@
-"""How methods ride on optimizers: once a real step, with the gradients of that step, or a clear refusal."""
+"""How methods ride on optimizers: once per real step, with the gradients of that step, or a clear refusal."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,11 @@ from timm.optim import Lookahead
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
-from stillbit.oscillation import Dampening, Freezing, Method
+from stillbit.numerics.grid import SCALE_FLOOR
+from stillbit.oscillation import Annealing, Dampening, Freezing, Method, Tracking
+from stillbit.oscillation.hooks import lift_scales
+from stillbit.prepare import scales, weights
+from stillbit.quantizers import LSQ
 from stillbit.training.optim import JointOptimizer
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, sgd
 
@@ -187,3 +192,60 @@ def test_hooks_do_nothing_by_default() -> None:
     assert quiet.penalty() is None
     assert quiet.layer_metrics() == {}
     assert quiet.state_dict() == {"step": 1}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_the_order_of_attaching_changes_nothing(order: tuple[int, ...]) -> None:
+    def trained(order: tuple[int, ...]) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        methods: list[Method] = [
+            Dampening(model, weight=0.5),
+            Annealing(model, boundary_range=0.2),
+            Freezing(model, threshold=0.05, ema_momentum=0.3),
+        ]
+        for place in order:
+            methods[place].attach(optimizer)
+        for step in range(12):
+            optimizer.zero_grad()
+            model(torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+            optimizer.step()
+        return {**model.state_dict(), **methods[2].state_dict()["sites"]["0"]}
+
+    expected, found = trained((0, 1, 2)), trained(order)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_scales_are_lifted_without_a_method() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    lift_scales(model, optimizer)
+    lift_scales(model, optimizer)
+    quantizers = [module for module in model.modules() if isinstance(module, LSQ)]
+    for quantizer in quantizers:
+        quantizer.scale.grad = torch.full_like(quantizer.scale, 1e3)
+    optimizer.step()
+    assert all(quantizer.scale.min() == SCALE_FLOOR for quantizer in quantizers)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda model: torch.optim.Adam(model.parameters(), lr=5.0), "a step of Adam moves it by up to 5"),
+        (lambda model: torch.optim.Adam(model.parameters(), lr=1e-5, weight_decay=0.1), "weight decay 0.1 pulls"),
+    ],
+    ids=["learning rate", "weight decay"],
+)
+def test_an_optimizer_that_hurts_scales_is_warned_of_once(make: Any, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    optimizer = make(model)
+    Tracking(model).attach(optimizer)
+    Freezing(model, threshold=0.1).attach(optimizer)
+    assert len([line for line in caplog.messages if told in line]) == 1
+
+
+def test_a_sound_optimizer_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = network()
+    Tracking(model).attach(JointOptimizer(torch.optim.SGD(weights(model), lr=0.01), torch.optim.Adam(scales(model), lr=1e-5)))
+    assert caplog.messages == []

@@ -4,7 +4,7 @@ from torch import nn
 
 from stillbit.errors import RecipeError
 from stillbit.modules import QuantConvTranspose2d, adopt
-from stillbit.oscillation import Dampening, DampeningConfig
+from stillbit.oscillation import Dampening
 from tests.oscillation.small_models import calibrated, linear, network, one_weight
 
 # Scale 0.2, codes -4..3: inside above its value, inside below it, outside above, outside below, on the upper limit.
@@ -99,24 +99,22 @@ def test_metrics_are_of_the_last_step() -> None:
 
 
 def test_an_unknown_aggregation_is_refused() -> None:
-    for make in (lambda: Dampening(one_weight(), weight=1.0, aggregation="kernel"), lambda: DampeningConfig(aggregation="kernel")):
-        with pytest.raises(RecipeError, match="aggregation is 'kernel'; allowed: sum, mean, kernel_mean"):
-            make()
+    with pytest.raises(RecipeError, match="aggregation is 'kernel'; allowed: sum, mean, kernel_mean"):
+        Dampening(one_weight(), weight=1.0, aggregation="kernel")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("given", [{"weight": -1.0}, {"final_weight": float("inf")}, {"begin": -0.1}], ids=str)
-def test_config_values_out_of_range_are_refused(given: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused(given: dict[str, float]) -> None:
     (name,) = given
-    with pytest.raises(RecipeError, match=f"{name} is .*; allowed: "):
-        DampeningConfig(**given)
+    with pytest.raises(RecipeError, match=f"^{name} is .*; allowed: "):
+        Dampening(network(), steps=10, **given)  # type: ignore[arg-type]
 
 
-def test_config_builds_the_published_annealing() -> None:
-    dampening = DampeningConfig(weight=0.02, final_weight=0.1, begin=0.5, aggregation="mean").build(network(), steps=100)
+def test_a_weight_rises_as_published_over_the_steps_of_a_run() -> None:
+    dampening = Dampening(network(), steps=100, weight=0.02, begin=0.5, aggregation="mean")
     assert [dampening.weight(step) for step in (1, 50, 100)] == pytest.approx([0.02, 0.02, 0.1])
-    assert dampening.aggregation == "mean"
 
 
 def test_without_a_final_weight_it_stays() -> None:
-    dampening = DampeningConfig(weight=0.02, final_weight=None).build(network(), steps=100)
+    dampening = Dampening(network(), steps=100, weight=0.02, final_weight=None)
     assert [dampening.weight(step) for step in (1, 60, 100)] == [0.02, 0.02, 0.02]

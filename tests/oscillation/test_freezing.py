@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
 from stillbit.modules import QuantLinear, adopt
-from stillbit.oscillation import Freezing, FreezingConfig, Tracking
+from stillbit.oscillation import Freezing, Tracking
 from stillbit.quantizers import StatsQ
+from stillbit.schedules import Constant
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, place, sgd, train
 
 FREE = -128
@@ -30,7 +31,7 @@ def test_the_threshold_is_strict_in_float32(momentum: float, pinned: bool) -> No
 
 
 def test_nothing_freezes_at_threshold_zero() -> None:
-    assert drive(Freezing(one_weight(), threshold=0.0, ema_momentum=0.5), *OSCILLATION).item() == FREE
+    assert drive(Freezing(one_weight(), threshold=Constant(0.0), ema_momentum=0.5), *OSCILLATION).item() == FREE
 
 
 def test_the_threshold_is_that_of_the_step() -> None:
@@ -60,7 +61,7 @@ def test_a_weight_is_pinned_to_where_it_spends_its_time(use_ema: bool, published
 @pytest.mark.parametrize(("published", "average"), [(False, 0.25 * 2 + 0.75 * 1), (True, None)], ids=["ours", "published"])
 def test_attached_the_average_begins_at_the_codes_of_now(published: bool, average: float | None) -> None:
     model = one_weight(0.2)
-    freezing = Freezing(model, threshold=0.0, ema_momentum=0.25, published=published).attach(torch.optim.SGD(model.parameters()))
+    freezing = Freezing(model, threshold=Constant(0.0), ema_momentum=0.25, published=published).attach(torch.optim.SGD(model.parameters()))
     drive(freezing, 0.4)
     kept = freezing.tracker.histories["0"].average_code
     assert (None if kept is None else kept.item()) == average
@@ -228,31 +229,56 @@ def test_nothing_to_freeze_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [{"threshold": 0.0}, {"threshold": 1.5}, {"final_threshold": -0.1}, {"begin": 1.1}, {"ema_momentum": 0.0}, {"max_bits": 8}],
+    [
+        {"threshold": 0.0},
+        {"threshold": 1.5},
+        {"final_threshold": -0.1},
+        {"begin": 1.1},
+        {"ema_momentum": 0.0},
+        {"max_bits": 8},
+        {"steps": 0},
+    ],
     ids=str,
 )
-def test_config_values_out_of_range_are_refused(given: dict[str, float]) -> None:
+def test_values_out_of_range_are_refused(given: dict[str, float]) -> None:
     (name,) = given
-    with pytest.raises(RecipeError, match=f"{name} is .*; allowed: "):
-        FreezingConfig(**given)
+    with pytest.raises(RecipeError, match=f"^{name} is .*; allowed: "):
+        Freezing(network(), **given)  # type: ignore[arg-type]
 
 
-def test_config_builds_the_published_annealing() -> None:
-    config = FreezingConfig(
-        threshold=0.2, final_threshold=0.05, begin=0.5, ema_momentum=0.02, max_bits=3, use_ema=False, published=True, totals=True
-    )
-    freezing = config.build(network(), steps=100)
+def test_a_threshold_moves_as_published_over_the_steps_of_a_run() -> None:
+    freezing = Freezing(network(), steps=100, threshold=0.2, final_threshold=0.05, begin=0.5, ema_momentum=0.02)
     assert [freezing.threshold(step) for step in (1, 49, 50, 100)] == [0.0, 0.0, 0.2, 0.05]
-    assert (freezing.tracker.ema_momentum, freezing.tracker.max_bits, freezing.tracker.totals) == (0.02, 3, True)
-    assert (freezing.use_ema, freezing.published) == (False, True)
 
 
-def test_without_a_final_threshold_it_stays() -> None:
-    freezing = FreezingConfig(threshold=0.2, final_threshold=None).build(network(), steps=100)
-    assert [freezing.threshold(step) for step in (24, 25, 60, 100)] == [0.0, 0.2, 0.2, 0.2]
+def test_defaults_of_a_long_run_are_the_published_ones() -> None:
+    freezing = Freezing(network(), steps=200_000)
+    assert freezing.tracker.ema_momentum == 0.001
+    assert [freezing.threshold(step) for step in (49_999, 50_000, 200_000)] == [0.0, 0.1, 0.01]
+
+
+def test_defaults_of_a_short_run_freeze_what_flips_at_every_step() -> None:
+    freezing = Freezing(network(), steps=80)
+    assert freezing.tracker.ema_momentum == 1 / 20
+    assert freezing.threshold(80) == 0.1
+    frequency = 1 - (1 - freezing.tracker.ema_momentum) ** 40  # of a weight that flips at every step of half the run
+    assert frequency > 0.1
 
 
 def test_a_threshold_that_one_oscillation_passes_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="stillbit"):
-        FreezingConfig(ema_momentum=0.02).build(network(), steps=100)
+        Freezing(network(), steps=100, final_threshold=0.01, ema_momentum=0.02)
     assert "0.01 is below ema_momentum 0.02" in caplog.text
+
+
+@pytest.mark.parametrize("method", [Freezing, Tracking])
+def test_a_run_that_is_too_short_for_its_window_is_told_at_the_start(
+    method: type[Freezing | Tracking], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="stillbit"):
+        method(network(), steps=80, ema_momentum=0.001)
+        assert "ema_momentum 0.001 averages over 1000 steps, the run has 80: frequencies stay low" in caplog.text
+        caplog.clear()
+        method(network(), steps=80)
+        method(network(), steps=1000, ema_momentum=0.001)
+    assert caplog.text == ""

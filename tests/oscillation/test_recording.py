@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from stillbit.errors import CheckpointError, RecipeError
-from stillbit.oscillation.recording import Recording, RecordingConfig
+from stillbit.oscillation.recording import Recording
 from stillbit.prepare import QuantConfig, prepare
 from stillbit.quantizers import weight_sites
 
@@ -40,12 +40,12 @@ def test_steps_beyond_the_room_are_left_out(model: nn.Module) -> None:
 
 
 def test_state_comes_back(model: nn.Module) -> None:
-    first, second = (RecordingConfig("2", weights=4).build(model, 2) for _ in range(2))
+    first, second = (Recording(model, steps=2, layers="2", weights=4) for _ in range(2))
     first.after_step(1)
     second.load_state_dict(first.state_dict())
     assert torch.equal(second.positions["2"][0], first.positions["2"][0])
     with pytest.raises(CheckpointError, match=r"recording: positions of \{'2': \[2, 4\]\} given, allowed: \{'0': \[2, 4\]\}"):
-        RecordingConfig("0", weights=4).build(model, 2).load_state_dict(first.state_dict())
+        Recording(model, steps=2, layers="0", weights=4).load_state_dict(first.state_dict())
 
 
 def test_a_pattern_without_a_layer_is_refused(model: nn.Module) -> None:

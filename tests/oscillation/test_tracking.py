@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stillbit.errors import CheckpointError, PrepareError, RecipeError
-from stillbit.oscillation import Tracking, TrackingConfig
+from stillbit.oscillation import Tracking
 from tests.oscillation.small_models import calibrated, linear, network, one_weight, place, sgd, train
 
 
@@ -135,16 +135,9 @@ def test_loading_copies_and_takes_the_dtype_of_the_model() -> None:
 def test_values_out_of_range_are_refused(given: dict[str, float]) -> None:
     (name,) = given
     with pytest.raises(RecipeError, match=f"{name} is .*; allowed: "):
-        TrackingConfig(**given)
-    with pytest.raises(RecipeError, match=f"{name} is .*; allowed: "):
         Tracking(one_weight(), **given)
 
 
 def test_a_float_model_is_refused() -> None:
     with pytest.raises(PrepareError, match="no quantized weight"):
         Tracking(nn.Linear(1, 1))
-
-
-def test_config_builds() -> None:
-    tracking = TrackingConfig(ema_momentum=0.02, max_bits=3, totals=True).build(network(), steps=10)
-    assert (tracking.tracker.ema_momentum, tracking.tracker.max_bits, tracking.tracker.totals) == (0.02, 3, True)

@@ -8,6 +8,7 @@ from stillbit.recipes.model import ModelConfig, build_model
 from stillbit.recipes.small_mobilenet import small_mobilenet
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import DataConfig, load_data
+from stillbit.training.session import Session
 
 DIGITS = DataConfig(name="digits", image_size=16, channels=1, batch_size=8, workers=0)
 SMALL_DEIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 16, "num_heads": 2}
@@ -18,7 +19,7 @@ def teacher(name="small_mobilenet", source="stillbit", weights="random", **more)
 
 
 def built(config, **training):
-    return config.build(load_data(DIGITS), TrainingConfig(device="cpu", **training))
+    return config.build(load_data(DIGITS), Session.start(TrainingConfig(device="cpu", **training)), seed=0)
 
 
 def test_a_teacher_has_the_weights_of_its_file(tmp_path):

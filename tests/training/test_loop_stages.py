@@ -79,7 +79,7 @@ def test_a_convolutional_network_is_taught(tmp_path: Path, runs: ModuleType) -> 
 
 
 def test_a_run_counts_the_epochs_of_all_its_stages(tmp_path: Path, runs: ModuleType) -> None:
-    stages = {"epochs": 1, "cooldown_epochs": 1, "final_stage": FinalStage(1, 0.125)}
+    stages = {"epochs": 1, "cooldown_epochs": 1, "final_stage": FinalStage(epochs=1, lr=0.125)}
     fit_plain(runs, tmp_path, runs.tiny_model(), **stages)
     steps = steps_of(tmp_path)
     assert [event["learning_rate_0"] for event in steps] == [0.01] * 20 + [0.125] * 10

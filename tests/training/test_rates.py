@@ -71,7 +71,7 @@ PUBLISHED = ScheduleConfig("cosine", end=1e-5, warmup_epochs=5, warmup_start=1e-
 )
 def test_published_schedule_of_vision_transformers(epoch: int, expected: float) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=5.47e-4)
-    found = LearningRates(optimizer, [PUBLISHED], Timetable(300, 10, FinalStage(30, 3e-6)), STEPS_PER_EPOCH)
+    found = LearningRates(optimizer, [PUBLISHED], Timetable(300, 10, FinalStage(epochs=30, lr=3e-6)), STEPS_PER_EPOCH)
     steps = range(epoch * STEPS_PER_EPOCH + 1, (epoch + 1) * STEPS_PER_EPOCH + 1)
     assert [found.at(step)[0] for step in steps] == pytest.approx([expected] * STEPS_PER_EPOCH, rel=5e-4)  # printed with four digits
 
@@ -100,7 +100,7 @@ def test_warmup_per_step_rises_to_the_schedule_in_a_line() -> None:
 def test_stages_change_at_their_first_step(per: str) -> None:
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": rate} for rate in (1.0, 2.0)])
     schedules = [ScheduleConfig("linear", end=0.5, per=per)] * 2
-    found = LearningRates(optimizer, schedules, Timetable(EPOCHS, 1, FinalStage(2, 0.1)), STEPS_PER_EPOCH)
+    found = LearningRates(optimizer, schedules, Timetable(EPOCHS, 1, FinalStage(epochs=2, lr=0.1)), STEPS_PER_EPOCH)
     cooldown, final = EPOCHS * STEPS_PER_EPOCH + 1, (EPOCHS + 1) * STEPS_PER_EPOCH + 1
     assert [found.at(step) for step in (cooldown, final - 1)] == [[0.5, 0.5]] * 2
     assert [found.at(step) for step in (final, final + 5)] == [[0.1, 0.1]] * 2
@@ -109,7 +109,7 @@ def test_stages_change_at_their_first_step(per: str) -> None:
 @pytest.mark.parametrize("schedule", [ScheduleConfig("cosine"), ScheduleConfig("linear", per="step")], ids=["epoch", "step"])
 def test_a_run_may_be_its_final_stage_alone(schedule: ScheduleConfig) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
-    assert LearningRates(optimizer, [schedule], Timetable(0, 0, FinalStage(2, 0.1)), STEPS_PER_EPOCH).at(1) == [0.1]
+    assert LearningRates(optimizer, [schedule], Timetable(0, 0, FinalStage(epochs=2, lr=0.1)), STEPS_PER_EPOCH).at(1) == [0.1]
 
 
 def test_constant_is_the_default() -> None:

@@ -5,7 +5,7 @@ from stillbit.training.timetable import FinalStage, Timetable
 
 
 def test_epochs_add_up() -> None:
-    timetable = Timetable(300, 10, FinalStage(30, 1e-5))
+    timetable = Timetable(300, 10, FinalStage(epochs=30, lr=1e-5))
     assert (timetable.before_final_stage, timetable.total) == (310, 340)
     assert Timetable(90).before_final_stage == Timetable(90).total == 90
 
@@ -14,7 +14,7 @@ def test_epochs_add_up() -> None:
     ("given", "message"),
     [
         ((0,), "epochs is 0; allowed: 1 or more, 0 only where an annealing stage follows"),
-        ((0, 3, FinalStage(1, 0.1)), "cooldown_epochs is 3 with epochs 0; allowed: 0"),
+        ((0, 3, FinalStage(epochs=1, lr=0.1)), "cooldown_epochs is 3 with epochs 0; allowed: 0"),
     ],
     ids=["nothing", "cooldown-of-nothing"],
 )

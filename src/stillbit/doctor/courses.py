@@ -4,8 +4,8 @@ import math
 import re
 from collections.abc import Iterator
 
-from stillbit.doctor.finding import Found, Unknown
 from stillbit.doctor.subjects import RunSubject
+from stillbit.oscillation.optimizer_rules import Found, Unknown
 from stillbit.training.saving import LAST
 
 _STILL_RUNNING = 600.0  # seconds since the last event

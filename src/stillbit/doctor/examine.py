@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillbit.assembly import Trained, build_trained, trained_classes
-from stillbit.doctor.finding import SEVERITIES, Examination, Finding, Unchecked, Unknown
+from stillbit.doctor.finding import SEVERITIES, Examination, Finding, Unchecked
 from stillbit.doctor.rules import RULES
 from stillbit.doctor.subjects import FileSubject, ModelSubject, RunSubject, Subject
-from stillbit.errors import CheckpointError, DataError, ExportError, PrepareError, StillbitError
+from stillbit.errors import CheckpointError, DataError, ExportError, StillbitError
 from stillbit.export.inspect import inspect
 from stillbit.oscillation import Method
+from stillbit.oscillation.hooks import innermost_optimizer
+from stillbit.oscillation.optimizer_rules import Unknown
 from stillbit.prepare import scales, undecayed, weights
 from stillbit.report.reading import RECORD, read_run
 from stillbit.training.batches import calibration_batches, validation_batches
@@ -166,15 +168,7 @@ def _optimizers(given: object) -> tuple[Optimizer, ...] | None:
     if given is None:
         return None
     several = given if isinstance(given, list | tuple) else (given,)
-    return tuple(_innermost(one) for one in several)
-
-
-def _innermost(optimizer: object) -> Optimizer:
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, Optimizer):
-        raise PrepareError(f"examine: {type(optimizer).__name__} given, allowed: torch optimizers")
-    return optimizer
+    return tuple(innermost_optimizer(one, "examine") for one in several)
 
 
 def _trained(checkpoint: Checkpoint, overrides: Sequence[str]) -> Trained:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from stillbit.doctor.finding import Found
 from stillbit.doctor.subjects import FileSubject
 from stillbit.export.inspect import LayerRow
 from stillbit.export.runtime import PRECISE
 from stillbit.export.saturation import INT16, INT32
+from stillbit.oscillation.optimizer_rules import Found
 
 MOSTLY = 0.5  # of the multiplications
 WIDER = 2.05  # times their width: 4-bit weights in 8 bits are a container's choice

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -10,24 +10,6 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _NAMED = 3  # places that a line names
 _NAMED_RULES = 6
 _WIDTH = 9  # of the column of severities
-
-
-class Found(NamedTuple):
-    """What a rule has found at one place.
-
-    Attributes:
-        where: A layer, quantizer, key of a recipe, or step.
-        what: What is there, with its number.
-        cure: What to do.
-    """
-
-    where: str
-    what: str
-    cure: str
-
-
-class Unknown(Exception):  # noqa: N818 - no error of anybody
-    """A rule cannot be checked. The message says why."""
 
 
 @dataclass(frozen=True)

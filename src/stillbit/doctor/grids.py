@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from stillbit.doctor.finding import Found, Unknown
 from stillbit.doctor.measures import Codes
 from stillbit.doctor.subjects import ModelSubject, finite
 from stillbit.numerics.grid import SCALE_FLOOR, code
 from stillbit.numerics.kernels import FREE
+from stillbit.oscillation.optimizer_rules import Found, Unknown
 from stillbit.quantizers import LSQ, FixedRange
 
 DEAD_WEIGHT, DEAD_ACTIVATION = 0.95, 0.99  # share of one code

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from stillbit.doctor.finding import Found
 from stillbit.doctor.optimizers import stepped_by
 from stillbit.doctor.subjects import ModelSubject
-from stillbit.oscillation import Annealing, Dampening, Freezing
+from stillbit.oscillation import Annealing, Dampening, Freezing, Tracking
+from stillbit.oscillation.optimizer_rules import Found
+from stillbit.oscillation.windows import is_short, momentum_for
 from stillbit.quantizers import weight_sites
 from stillbit.schedules import Schedule
 
@@ -49,6 +50,15 @@ def method_missed_steps(subject: ModelSubject) -> Iterator[Found]:
             name = type(method).__name__
             what = f"has seen {method.step} of the optimizer's {steps} steps"
             yield Found(name, what, "after resuming load its state, too: method.load_state_dict(...); attach before the first step")
+
+
+def window_too_long(subject: ModelSubject) -> Iterator[Found]:
+    """Averages over more steps than the run has."""
+    for method in subject.methods:
+        if isinstance(method, Freezing | Tracking) and method.run_steps and is_short(method.tracker.ema_momentum, method.run_steps):
+            momentum, steps, name = method.tracker.ema_momentum, method.run_steps, type(method).__name__
+            what = f"{momentum:g} averages over {1 / momentum:,.0f} steps, the run has {steps:,}: frequencies stay low"
+            yield Found(f"{name}.ema_momentum", what, f"none given, from which {momentum_for(steps):g} follows for this run")
 
 
 def threshold_below_momentum(subject: ModelSubject) -> Iterator[Found]:

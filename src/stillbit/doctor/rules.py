@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillbit.doctor import courses, files, grids, methods, optimizers, treatments
-from stillbit.doctor.finding import Found, Severity
+from stillbit.doctor.finding import Severity
 from stillbit.doctor.subjects import FileSubject, ModelSubject, RunSubject
+from stillbit.oscillation import optimizer_rules
+from stillbit.oscillation.optimizer_rules import Found
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ RULES: tuple[Rule, ...] = (
     Rule("weight-not-in-optimizer", "error", ModelSubject, optimizers.weight_not_in_optimizer),
     Rule("foreign-parameters", "warning", ModelSubject, optimizers.foreign_parameters),
     Rule("two-optimizers", "warning", ModelSubject, optimizers.two_optimizers),
-    Rule("scale-weight-decay", "warning", ModelSubject, optimizers.scale_weight_decay),
-    Rule("scale-learning-rate", "warning", ModelSubject, optimizers.scale_learning_rate),
-    Rule("scale-learning-rate-sgd", "warning", ModelSubject, optimizers.scale_learning_rate_sgd),
+    Rule("scale-weight-decay", "warning", ModelSubject, optimizer_rules.scale_weight_decay),
+    Rule("scale-learning-rate", "warning", ModelSubject, optimizer_rules.scale_learning_rate),
+    Rule("scale-learning-rate-sgd", "warning", ModelSubject, optimizer_rules.scale_learning_rate_sgd),
     Rule("scales-hardly-move", "note", RunSubject, treatments.scales_hardly_move),
     Rule("scale-without-gradient", "warning", ModelSubject, optimizers.scale_without_gradient),
     Rule("half-precision-weights", "warning", ModelSubject, optimizers.half_precision),
@@ -73,6 +75,8 @@ RULES: tuple[Rule, ...] = (
     Rule("freezing-one-oscillation", "warning", ModelSubject, methods.threshold_below_momentum),
     Rule("freezing-two-oscillations", "note", RunSubject, treatments.threshold_low),
     Rule("freezing-two-oscillations", "note", ModelSubject, methods.threshold_low),
+    Rule("window-too-long", "warning", RunSubject, treatments.window_too_long),
+    Rule("window-too-long", "warning", ModelSubject, methods.window_too_long),
     Rule("freezing-nothing", "warning", RunSubject, treatments.froze_nothing),
     Rule("freezing-nothing", "warning", ModelSubject, methods.threshold_never),
     Rule("freezing-everything", "warning", RunSubject, treatments.froze_early),

@@ -1,30 +1,25 @@
 """What rules look at: a model, a run, a file. Each knows what it was given, and says by `Unknown` what it was not."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from stillbit.doctor.finding import Unknown
 from stillbit.doctor.measures import Codes, Seen, codes_of_weights, divergences, watch_example
 from stillbit.export.inspect import Inspection
 from stillbit.oscillation import Method
-from stillbit.quantizers import Quantizer, WeightSite, weight_sites
+from stillbit.oscillation.optimizer_rules import Stepping, Unknown
 from stillbit.report.history import RunHistory, Series
 
 
 @dataclass(frozen=True)
-class ModelSubject:
+class ModelSubject(Stepping):
     """A model, and what trains it.
 
     Attributes:
-        model: A prepared model; one in full precision is looked at, too.
-        optimizers: What steps; None: not known.
         methods: Oscillation methods.
         example: An input: a tensor, or a tuple of positional inputs; None: none is at hand.
         batches: Inputs for statistics of batch norms; None: none are at hand.
@@ -32,23 +27,11 @@ class ModelSubject:
         live: Whether it is being trained, and may have gradients; else it was built from a checkpoint.
     """
 
-    model: nn.Module
-    optimizers: tuple[Optimizer, ...] | None = None
     methods: tuple[Method, ...] = ()
     example: Any = None
     batches: tuple[Tensor, ...] | None = None
     why: str = "no example was given"
     live: bool = True
-
-    @cached_property
-    def quantizers(self) -> dict[str, Quantizer]:
-        """The quantizers by name."""
-        return {name: module for name, module in self.model.named_modules() if isinstance(module, Quantizer)}
-
-    @cached_property
-    def sites(self) -> tuple[WeightSite, ...]:
-        """The quantized weights whose grids are ready."""
-        return tuple(site for site in weight_sites(self.model) if site.quantizer.is_calibrated)
 
     @cached_property
     def weight_codes(self) -> dict[str, Codes]:
@@ -80,39 +63,6 @@ class ModelSubject:
         if any(not quantizer.is_calibrated for quantizer in self.quantizers.values()):
             raise Unknown("quantizers without a range cannot run")
         return divergences(self.model, self.batches)
-
-    def groups(self) -> Iterator[tuple[Optimizer, int, dict[str, Any]]]:
-        """Gives every parameter group: the optimizer that steps it, its number, the group.
-
-        Raises:
-            Unknown: Without an optimizer.
-        """
-        if self.optimizers is None:
-            raise Unknown("no optimizer was given")
-        for optimizer in self.optimizers:
-            parts = getattr(optimizer, "parts", (optimizer,))  # of a JointOptimizer
-            number = 0
-            for part in parts:
-                for group in part.param_groups:
-                    yield part, number, group
-                    number += 1
-
-    def held(self) -> set[int]:
-        """Gives the identities of the parameters that the optimizers step.
-
-        Raises:
-            Unknown: Without an optimizer.
-        """
-        return {id(parameter) for _, _, group in self.groups() for parameter in group["params"]}
-
-    @cached_property
-    def scale_names(self) -> dict[int, str]:
-        """Names of the quantizers' own parameters, by identity."""
-        return {
-            id(parameter): f"{name}.{kind}"
-            for name, quantizer in self.quantizers.items()
-            for kind, parameter in quantizer.named_parameters(recurse=False)
-        }
 
 
 @dataclass(frozen=True)
@@ -167,6 +117,11 @@ class RunSubject:
         """Optimizer steps of the whole run, as its recipe has them."""
         epochs = sum(self.setting(key, 0) for key in ("training.epochs", "training.cooldown_epochs", "annealing.epochs"))
         return max(int(epochs) * self.history.steps_per_epoch, self.num_steps)
+
+    @property
+    def scheduled_steps(self) -> int:
+        """Optimizer steps that schedules take, and from which the defaults of methods follow."""
+        return int(self.setting("training.epochs", 0)) * self.history.steps_per_epoch
 
     @property
     def num_steps(self) -> int:

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from stillbit.doctor.courses import standard_error
-from stillbit.doctor.finding import Found, Unknown
 from stillbit.doctor.methods import below_momentum, low_threshold
 from stillbit.doctor.subjects import RunSubject
+from stillbit.oscillation.optimizer_rules import Found, Unknown
+from stillbit.oscillation.windows import final_threshold_for, is_short, momentum_for
 from stillbit.report.history import Series
 
 # Shares of weights. LSQ baselines of this library end at 3.7 and 8.9 % (digits, W2A2 and W3A3), what is frozen or dampened at 0.4 to 0.9 %.
@@ -54,6 +55,15 @@ def threshold_low(subject: RunSubject) -> Iterator[Found]:
     """A freezing threshold that two oscillations pass."""
     if subject.setting("freezing") is not None:
         yield from low_threshold("freezing.final_threshold", *_threshold(subject))
+
+
+def window_too_long(subject: RunSubject) -> Iterator[Found]:
+    """Averages over more steps than the run has: frequencies stay low, and freezing may do nothing."""
+    for method in ("freezing", "tracking"):
+        momentum, steps = subject.setting(f"{method}.ema_momentum"), subject.scheduled_steps
+        if momentum is not None and steps and is_short(momentum, steps):
+            what = f"{momentum:g} averages over {1 / momentum:,.0f} steps, the run has {steps:,}: frequencies stay low"
+            yield Found(f"{method}.ema_momentum", what, f"null, from which {momentum_for(steps):g} follows for this run")
 
 
 def froze_nothing(subject: RunSubject) -> Iterator[Found]:
@@ -181,8 +191,11 @@ def _tail(series: Series) -> float:
 
 def _threshold(subject: RunSubject) -> tuple[float, float]:
     """Gives the lowest threshold of the recipe, and the momentum."""
-    first, momentum = subject.setting("freezing.threshold", 0.1), subject.setting("freezing.ema_momentum", 0.001)
-    return min(first, subject.setting("freezing.final_threshold", first)), momentum
+    given = subject.setting("freezing.ema_momentum")
+    momentum = momentum_for(subject.scheduled_steps) if given is None else given
+    first = subject.setting("freezing.threshold", 0.1)
+    final = subject.setting("freezing.final_threshold")
+    return min(first, final_threshold_for(first, momentum) if final is None else final), momentum
 
 
 def _reestimation(subject: RunSubject) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 """Oscillation methods in Lightning: one callback, for automatic and manual optimization.
 
-trainer = lightning.pytorch.Trainer(callbacks=[StillbitCallback(FreezingConfig().build)])
+trainer = lightning.pytorch.Trainer(callbacks=[StillbitCallback(Freezing)])
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class StillbitCallback(Callback):  # type: ignore[misc]  # mypy does not follow 
     A resumed run (`trainer.fit(module, ckpt_path=...)`) goes on bit by bit, as far as the data comes in the same order.
 
     Args:
-        methods: Methods, or what makes one of the module and the number of optimizer steps of the whole run (`FreezingConfig().build`).
+        methods: Methods, or what makes one of the module and the number of optimizer steps of the whole run (`Freezing`).
         steps: That number; None: the trainer's estimate. With manual optimization it has to be given if the module's `training_step`
             does not step once a batch.
         batchnorm: Batches of training data to re-estimate batch norm with; None: no re-estimation. The module's `forward` takes the

@@ -1,7 +1,7 @@
 """What all trainers' callbacks share: methods that are made when the optimizer is there, and their state."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, final
 
 import torch
 from torch import nn
@@ -11,7 +11,13 @@ from stillbit.oscillation import Method
 from stillbit.oscillation.hooks import stepping_optimizer
 from stillbit.prepare import reestimate_batchnorm
 
-MethodMaker = Callable[[nn.Module, int], Method]
+
+class MethodMaker(Protocol):
+    """What makes a method when the run is known: a method's class, or a partial of it."""
+
+    def __call__(self, model: nn.Module, /, *, steps: int) -> Method:
+        """Make the method for a run of so many optimizer steps."""
+        ...
 
 
 @final
@@ -19,7 +25,7 @@ class Riders:
     """Oscillation methods of one training run.
 
     Args:
-        methods: Methods, or what makes one of the model and the number of optimizer steps (`FreezingConfig(...).build` does).
+        methods: Methods, or what makes one of the model and the number of optimizer steps (`Freezing`, or a partial of it).
 
     Attributes:
         methods: The methods; empty before `attach`.
@@ -30,7 +36,7 @@ class Riders:
 
     def __init__(self, methods: Sequence[Method | MethodMaker]) -> None:
         if not methods:
-            raise PrepareError("callback: 0 methods given, allowed: 1 or more, e.g. Tracking(model) or FreezingConfig().build")
+            raise PrepareError("callback: 0 methods given, allowed: 1 or more, e.g. Tracking(model) or Freezing")
         self._given = tuple(methods)
         self._saved: Sequence[Mapping[str, Any]] | None = None
         self.methods: tuple[Method, ...] = ()
@@ -61,7 +67,7 @@ class Riders:
             return given
         if not 1 <= steps < float("inf"):
             raise PrepareError(f"callback: the run has {steps} steps and a schedule needs their number; allowed: a limit, or steps=")
-        return given(model, int(steps))
+        return given(model, steps=int(steps))
 
     def metrics(self) -> dict[str, float]:
         """Gives the figures of all methods; of equal names the first method's."""

@@ -1,6 +1,6 @@
 """Oscillation methods in the Trainer of Hugging Face's transformers: one callback.
 
-    trainer = transformers.Trainer(model, args, optimizers=(optimizer, None), callbacks=[StillbitCallback(FreezingConfig().build)])
+    trainer = transformers.Trainer(model, args, optimizers=(optimizer, None), callbacks=[StillbitCallback(Freezing)])
 
 The optimizer is built after `prepare`, and given to the trainer: its own has no group for scales.
 """
@@ -29,7 +29,7 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
     that come after this one in the trainer's list.
 
     Args:
-        methods: Methods, or what makes one of the model and the number of optimizer steps of the whole run (`FreezingConfig().build`).
+        methods: Methods, or what makes one of the model and the number of optimizer steps of the whole run (`Freezing`).
         resume_from: The checkpoint folder that `train` is told to resume from, where it is not one of `output_dir`.
         batchnorm: Batches of training data to re-estimate batch norm with before each evaluation; None: no re-estimation. The first
             element of a batch is the model's input.

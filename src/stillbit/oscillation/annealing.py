@@ -16,14 +16,15 @@ add just before the step (dampening) still reaches the optimizer's moments of a 
 itself is put back.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Annotated, Any, ClassVar, NamedTuple, final
 
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from stillbit.errors import PrepareError, RecipeError
+from stillbit.errors import PrepareError
 from stillbit.numerics.gate import Gate
+from stillbit.options import Bits, Count, checked
 from stillbit.oscillation.method import Method, whole_share
 from stillbit.quantizers import WeightSite, weight_sites
 
@@ -49,13 +50,19 @@ class Annealing(Method):
         RecipeError: If a value is out of range.
     """
 
+    order: ClassVar[int] = 20
+
+    @checked
     def __init__(
-        self, model: nn.Module, *, boundary_range: float = 0.005, begin: int = 1, max_bits: int = 4, published: bool = False
+        self,
+        model: nn.Module,
+        *,
+        begin: Count = 1,
+        boundary_range: Annotated[float, Ge(0.0), Le(0.5)] = 0.005,
+        max_bits: Bits = 4,
+        published: bool = False,
     ) -> None:
         super().__init__(model)
-        if begin < 1:
-            raise RecipeError(f"begin is {begin}; allowed: an optimizer step, 1 or more")
-        _check_max_bits(max_bits)
         self.gate = Gate(boundary_range, published)
         self.begin = begin
         self.max_bits = max_bits
@@ -64,12 +71,12 @@ class Annealing(Method):
             raise PrepareError(f"Annealing: the model has no weight of at most {max_bits} bits that can be held; raise max_bits")
 
     def start(self) -> None:
-        """Sets the gates, if the coming step is one at which it acts."""
+        """Set the gates, if the coming step is one at which it acts."""
         self._set_gates()
 
     @torch.no_grad()
     def before_step(self, step: int) -> None:
-        """Remembers the weights that shall rest, but for derived ones, whose gradient alone is gated."""
+        """Remember the weights that shall rest, except derived ones, whose gradient alone is gated."""
         if step < self.begin:
             return
         for site in self._gated():
@@ -79,7 +86,7 @@ class Annealing(Method):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Puts the resting weights back, to the bit, and sets the gates for the next forward pass."""
+        """Put the resting weights back, to the bit, and sets the gates for the next forward pass."""
         for site in self._gated():
             if site.name in self._resting:
                 site.write(*self._resting.pop(site.name))
@@ -88,16 +95,16 @@ class Annealing(Method):
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Gives `free`, the share of gated weights that are free now; all are before it acts."""
+        """Return `free`, the share of gated weights that are free now; all are before it acts."""
         return {"free": whole_share(self._free())}
 
     @torch.no_grad()
     def masks(self) -> dict[str, dict[str, Tensor]]:
-        """Gives `free`, of the gated weights."""
+        """Return `free`, of the gated weights."""
         return {"free": self._free()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave: the step, of which all else follows."""
+        """Take up what `state_dict` returned: the step, from which all else follows."""
         super().load_state_dict(state)
         self._set_gates()
 
@@ -112,43 +119,3 @@ class Annealing(Method):
 
     def _free(self) -> dict[str, Tensor]:
         return {site.name: site.quantizer.free(site.latent()) for site in self._gated()}
-
-
-@dataclass(frozen=True)
-class AnnealingConfig:
-    """Annealing in a recipe: a last stage of training. The defaults are the published ones.
-
-    Args:
-        boundary_range: Largest distance from a rounding boundary at which a weight is free, in grid steps, 0 to 0.5.
-        epochs: Length of the stage, after those of training, at least 1.
-        lr: Learning rate of the stage, constant, above 0.
-        max_bits: Weights with more bits move freely.
-        published: Do as the reference code does where it differs (docs/methods/annealing.md).
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-
-    boundary_range: float = 0.005
-    epochs: int = 30
-    lr: float = 1e-5
-    max_bits: int = 4
-    published: bool = False
-
-    def __post_init__(self) -> None:
-        Gate(self.boundary_range)
-        _check_max_bits(self.max_bits)
-        if self.epochs < 1:
-            raise RecipeError(f"epochs is {self.epochs}; allowed: 1 or more")
-        if not 0.0 < self.lr < float("inf"):
-            raise RecipeError(f"lr is {self.lr}; allowed: a finite number above 0")
-
-    def build(self, model: nn.Module, steps: int, *, begin: int) -> Annealing:
-        """Makes the method for a run whose last stage begins at step `begin`; how many `steps` it has does not matter here."""
-        del steps
-        return Annealing(model, boundary_range=self.boundary_range, begin=begin, max_bits=self.max_bits, published=self.published)
-
-
-def _check_max_bits(max_bits: int) -> None:
-    if not 1 <= max_bits <= 8:
-        raise RecipeError(f"max_bits is {max_bits}; allowed: 1 to 8")

@@ -3,12 +3,11 @@
     loss = weight * sum over sites of aggregate((value - clip(latent, grid)) ** 2)          value: no gradient
 
 Source: "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022, arXiv 2203.11086), section 4.2, equation 5.
-Deviates from its reference code in: the gradient is added in closed form before the optimizer steps, once a step, after clipping and
+Deviates from its reference code in: the gradient is added in closed form before the optimizer steps, once per step, after clipping and
 unscaling of the task's; `kernel_mean` finds the output channels of transposed convolutions. Neither changes a number of its own cases.
 """
 
-from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from stillbit.errors import RecipeError
 from stillbit.numerics import kernels
 from stillbit.numerics.grid import compute_dtype, grid_limits, value
 from stillbit.numerics.passes import Share, run_pass, share
+from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
 from stillbit.schedules import Cosine, Schedule, as_schedule
@@ -30,24 +30,43 @@ class Dampening(Method):
 
     Args:
         model: A prepared model.
-        weight: Factor of the loss term, a number or a schedule.
+        steps: Optimizer steps of the run; None: not known, then a weight that is a number stands from the first step to the last.
+        weight: Factor of the loss term: a number, which holds until `begin`; or a schedule, for which the next two do not count.
+        final_weight: The factor at the last step, reached along a cosine; None: `weight`.
+        begin: Fraction of the steps at which the factor begins to move.
         aggregation: How a site's squared distances become one number: "sum", "mean", or "kernel_mean": summed over output channels,
             averaged over the rest.
         in_loss: The caller adds `penalty()` to the loss; `before_step` then adds nothing.
 
     Raises:
-        RecipeError: If the aggregation is unknown.
+        RecipeError: If a value is out of range, or the aggregation is unknown.
     """
 
-    def __init__(self, model: nn.Module, *, weight: float | Schedule, aggregation: str = "kernel_mean", in_loss: bool = False) -> None:
-        _check_aggregation(aggregation)
+    order: ClassVar[int] = 10
+
+    @checked
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        steps: Count | None = None,
+        weight: Weight | Schedule = 0.0,
+        final_weight: Weight | None = 0.1,
+        begin: Fraction = 0.25,
+        aggregation: Literal["sum", "mean", "kernel_mean"] = "kernel_mean",
+        in_loss: bool = False,
+    ) -> None:
+        if aggregation not in AGGREGATIONS:
+            raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}")
         super().__init__(model)
+        if isinstance(weight, int | float) and steps is not None:
+            weight = Cosine(weight, weight if final_weight is None else final_weight, steps, begin=begin)
         self.weight = as_schedule(weight)
         self.aggregation = aggregation
         self.in_loss = in_loss
 
     def penalty(self, step: int | None = None) -> Tensor:
-        """Gives the loss term, differentiable, with the published gradients.
+        """Return the loss term, differentiable, with the published gradients.
 
         The gradient to scales is zero, but for pinned latents outside the grid, whose clipped value moves with the scale.
 
@@ -62,7 +81,7 @@ class Dampening(Method):
 
     @torch.no_grad()
     def before_step(self, step: int) -> None:
-        """Adds the loss term's gradient to that of the weights, unless the caller's loss holds it."""
+        """Add the loss term's gradient to that of the weights, unless the caller's loss holds it."""
         weight = self.weight(step)
         if self.in_loss or weight == 0.0:
             return
@@ -85,7 +104,7 @@ class Dampening(Method):
         return share((gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
 
     def metrics(self) -> dict[str, float]:
-        """Gives `dampening_weight` and `dampening_loss` (weight included) as of the last step."""
+        """Return `dampening_weight` and `dampening_loss` (weight included) as of the last step."""
         last = max(self.step, 1)
         with torch.no_grad():
             return {"dampening_weight": float(self.weight(last)), "dampening_loss": float(self.penalty(last))}
@@ -97,7 +116,7 @@ class Dampening(Method):
         return (_target(site, latent) - clipped).square().sum() * self._factor(site, latent)
 
     def _factor(self, site: WeightSite, latent: Tensor) -> float:
-        """Gives what turns a sum over a site's elements into the aggregation."""
+        """Return what turns a sum over a site's elements into the aggregation."""
         if self.aggregation == "sum":
             return 1.0
         if self.aggregation == "mean":
@@ -116,7 +135,7 @@ def pull(
     low: float,
     high: float,
 ) -> tuple[()]:
-    """Adds `factor * inside * (latent - value)` to a gradient in place (numerics/passes.py).
+    """Add `factor * inside * (latent - value)` to a gradient in place (numerics/passes.py).
 
     `inside` is 1 inside the grid, 0 outside, and half of it on its limits.
 
@@ -140,43 +159,5 @@ def pull(
 
 @torch.no_grad()
 def _target(site: WeightSite, latent: Tensor) -> Tensor:
-    """Gives the values of a site's codes, pins included, without gradient."""
+    """Return the values of a site's codes, pins included, without gradient."""
     return value(site.quantizer.code(latent), site.quantizer.grid(latent))
-
-
-@dataclass(frozen=True)
-class DampeningConfig:
-    """Dampening in a recipe; the defaults are the published ones.
-
-    Args:
-        weight: Factor of the loss term until `begin`, at least 0.
-        final_weight: The factor at the last step, reached along a cosine; None: `weight`.
-        begin: Fraction of the steps at which the factor begins to move, 0 to 1.
-        aggregation: "sum", "mean" or "kernel_mean" (docs/methods/dampening.md).
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-
-    weight: float = 0.0
-    final_weight: float | None = 0.1
-    begin: float = 0.25
-    aggregation: str = "kernel_mean"
-
-    def __post_init__(self) -> None:
-        _check_aggregation(self.aggregation)
-        for name, given in (("weight", self.weight), ("final_weight", self.final_weight)):
-            if given is not None and not 0.0 <= given < float("inf"):
-                raise RecipeError(f"{name} is {given}; allowed: a finite number of at least 0")
-        if not 0.0 <= self.begin <= 1.0:
-            raise RecipeError(f"begin is {self.begin}; allowed: 0 to 1, a fraction of the steps")
-
-    def build(self, model: nn.Module, steps: int) -> Dampening:
-        """Makes the method for a run of `steps` optimizer steps."""
-        final = self.weight if self.final_weight is None else self.final_weight
-        return Dampening(model, weight=Cosine(self.weight, final, steps, begin=self.begin), aggregation=self.aggregation)
-
-
-def _check_aggregation(aggregation: str) -> None:
-    if aggregation not in AGGREGATIONS:
-        raise RecipeError(f"aggregation is {aggregation!r}; allowed: {', '.join(AGGREGATIONS)}")

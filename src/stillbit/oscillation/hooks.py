@@ -1,49 +1,126 @@
-"""How a method finds the optimizer that really steps, and what that step is asked to do for it.
+"""How methods ride on the optimizer that really steps: in an order of their own, once per real step.
 
-Torch runs the step hooks of an optimizer once a real step: not for a micro-batch of an accumulated gradient, and not for a step that a
+Torch runs the step hooks of an optimizer once per real step: not for a micro-batch of an accumulated gradient, and not for a step that a
 gradient scaler skips, unless the optimizer is fused and does the skipping itself.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillbit.errors import PrepareError
-from stillbit.quantizers import Quantizer
+from stillbit.quantizers import LSQ, Quantizer
 
 Closure = Callable[[], Any]
 
 
-def stepping_optimizer(optimizer: object) -> Optimizer:
-    """Finds the optimizer whose hooks run at each step.
+class Rider(Protocol):
+    """What rides on an optimizer: a method."""
 
-    Args:
-        optimizer: A torch optimizer, or a wrapper that keeps it in `.optimizer` and calls its `step` (Accelerate, Lightning).
+    order: ClassVar[int]
+    model: nn.Module
+    step: int
+    gradient_scale: Tensor | float
+
+    def before_step(self, step: int) -> None:
+        """Add gradient terms for the step about to be taken."""
+
+    def after_step(self, step: int) -> None:
+        """Track, freeze or restore after the step just taken."""
+
+
+@dataclass
+class _Ride:
+    riders: list[Rider] = field(default_factory=list)
+    learned: dict[LSQ, None] = field(default_factory=dict)  # quantizers whose scales are stepped
+
+
+_rides: WeakKeyDictionary[Optimizer, _Ride] = WeakKeyDictionary()
+
+
+def lift_scales(model: nn.Module, optimizer: Optimizer) -> bool:
+    """Let each real step end by lifting the model's scales to their floor, so that none drifts below what forward would use.
 
     Returns:
-        The innermost optimizer.
+        Whether nothing was riding on this optimizer before.
+    """
+    first = optimizer not in _rides
+    if first:
+        _rides[optimizer] = _Ride()
+        optimizer.register_step_pre_hook(_before)
+        optimizer.register_step_post_hook(_after)
+    _rides[optimizer].learned |= {module: None for module in model.modules() if isinstance(module, LSQ)}
+    return first
+
+
+def ride(rider: Rider, optimizer: Optimizer) -> None:
+    """Let a method ride on an optimizer, in its place among those that do; scales are lifted after it."""
+    lift_scales(rider.model, optimizer)
+    riders = _rides[optimizer].riders
+    riders.append(rider)
+    riders.sort(key=lambda one: one.order)
+
+
+def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    riders = _rides[optimizer].riders
+    if not riders or _skips_step(optimizer):
+        return None
+    for rider in riders:
+        rider.gradient_scale = _gradient_scale(optimizer)
+
+    def call() -> None:
+        for rider in riders:
+            rider.before_step(rider.step + 1)
+
+    return _call_before_update(call, args, kwargs)
+
+
+def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    del args, kwargs
+    ride = _rides[optimizer]
+    for rider in ride.riders:
+        rider.gradient_scale = 1.0
+    if _skips_step(optimizer):
+        return
+    for rider in ride.riders:
+        rider.step += 1
+        rider.after_step(rider.step)
+    for quantizer in ride.learned:
+        quantizer.lift_scale()
+
+
+def innermost_optimizer(optimizer: object, where: str = "attach") -> Optimizer:
+    """Return the torch optimizer in a wrapper that keeps it in `.optimizer` (Accelerate, Lightning), or the optimizer itself.
+
+    Raises:
+        PrepareError: If there is none.
+    """
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer):
+        raise PrepareError(f"{where}: {type(optimizer).__name__} given, allowed: a torch.optim.Optimizer")
+    return optimizer
+
+
+def stepping_optimizer(optimizer: object) -> Optimizer:
+    """Return the optimizer whose hooks run at each step.
 
     Raises:
         PrepareError: If it is no torch optimizer, or its `step` does not run torch's hooks (timm's Lookahead).
     """
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    name = type(optimizer).__name__
-    if not isinstance(optimizer, Optimizer):
-        raise PrepareError(f"attach: {name} given, allowed: a torch.optim.Optimizer")
-    if not getattr(type(optimizer).step, "hooked", False):
+    found = innermost_optimizer(optimizer)
+    if not getattr(type(found).step, "hooked", False):
+        name = type(found).__name__
         raise PrepareError(f"attach: {name} does not run torch's step hooks; allowed: an optimizer whose step does, without {name}")
-    return optimizer
+    return found
 
 
 def check_holds_scales(optimizer: Optimizer, model: nn.Module) -> None:
-    """Checks that the optimizer trains every trainable parameter of the model's quantizers.
-
-    Args:
-        optimizer: The optimizer.
-        model: The model.
+    """Check that the optimizer trains every trainable parameter of the model's quantizers.
 
     Raises:
         PrepareError: If it misses one; the message names the first.
@@ -63,20 +140,20 @@ def check_holds_scales(optimizer: Optimizer, model: nn.Module) -> None:
         )
 
 
-def skips_step(optimizer: Optimizer) -> bool:
-    """Says whether a fused optimizer, whose hooks run nevertheless, skips this step because a gradient overflowed."""
+def _skips_step(optimizer: Optimizer) -> bool:
+    """Return whether a fused optimizer, whose hooks run nevertheless, skips this step because a gradient overflowed."""
     found_inf = getattr(optimizer, "found_inf", None)
     return found_inf is not None and bool(found_inf)
 
 
-def gradient_scale(optimizer: Optimizer) -> Tensor | float:
-    """Gives what gradients are multiplied by at this step: not 1 where a fused optimizer undoes a gradient scaler's factor itself."""
+def _gradient_scale(optimizer: Optimizer) -> Tensor | float:
+    """Return what gradients are multiplied by at this step: not 1 where a fused optimizer undoes a gradient scaler's factor itself."""
     scale: Tensor | None = getattr(optimizer, "grad_scale", None)
     return 1.0 if scale is None else scale
 
 
-def call_before_update(call: Closure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Calls `call` when the gradients of this step are there: now, or after the step's closure, which computes them.
+def _call_before_update(call: Closure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Call `call` when the gradients of this step are there: now, or after the step's closure, which computes them.
 
     Args:
         call: What to call.

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stillbit.errors import CheckpointError, PrepareError
-from stillbit.oscillation.hooks import call_before_update, check_holds_scales, gradient_scale, skips_step, stepping_optimizer
+from stillbit.oscillation.hooks import check_holds_scales, lift_scales, ride, stepping_optimizer
+from stillbit.oscillation.optimizer_rules import Stepping, warn
 from stillbit.quantizers import weight_sites
 
 
 class Method(ABC):
-    """Something that watches or treats oscillating weights, once an optimizer step. Every hook does nothing by default.
+    """Something that watches or treats oscillating weights, once per optimizer step. Every hook does nothing by default.
 
     Args:
         model: A prepared model.
@@ -25,12 +26,15 @@ class Method(ABC):
         attached_to: The optimizer whose steps it sees; None before `attach`.
         gradient_scale: What `before_step` multiplies a gradient by that it adds; not 1 only while a fused optimizer steps under a
             gradient scaler.
+        order: Its place among the methods on one optimizer, whatever the order of attaching: what adds to gradients first, what puts
+            weights back before what looks at them. Those of the library have 10 to 40.
         watches_only: Whether it changes nothing, so that other libraries' layers suit it too.
 
     Raises:
         PrepareError: If the model has no quantized weight, or one that can only be watched.
     """
 
+    order: ClassVar[int] = 50
     watches_only: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,19 +51,19 @@ class Method(ABC):
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Gives figures of the whole model, computed when asked; shares are fractions of 1."""
+        """Return figures of the whole model, computed when asked; shares are fractions of 1."""
 
     def masks(self) -> dict[str, dict[str, Tensor]]:
-        """Gives which weights are as the method knows them to be (`oscillating`, `frozen`, `free`): bool tensors by site, by that word."""
+        """Return which weights are as the method knows them to be (`oscillating`, `frozen`, `free`): bool tensors by site, by that word."""
         return {}
 
     def frequencies(self) -> dict[str, Tensor]:
-        """Gives by site how often each weight oscillates, in oscillations a step; empty where the method does not know."""
+        """Return by site how often each weight oscillates, in oscillations per step; empty where the method does not know."""
         return {}
 
     @final
     def layer_metrics(self) -> dict[str, dict[str, float]]:
-        """Gives the share of each mask, by its word, by site."""
+        """Return the share of each mask, by its word, by site."""
         masks = [(site, word, mask) for word, by_site in self.masks().items() for site, mask in by_site.items()]
         figures: dict[str, dict[str, float]] = {}
         for (site, word, mask), count in zip(masks, _counts(mask for *_, mask in masks), strict=True):
@@ -67,7 +71,7 @@ class Method(ABC):
         return figures
 
     def penalty(self, step: int | None = None) -> Tensor | None:
-        """Gives the differentiable term that the method would add to a loss, or None.
+        """Return the differentiable term that the method would add to a loss, or None.
 
         Args:
             step: The optimizer step that the loss is for, counted from 1; None: the coming one.
@@ -76,11 +80,11 @@ class Method(ABC):
         return None
 
     def start(self) -> None:
-        """Begins to observe; `attach` calls it once, before the first step."""
+        """Begin to watch; `attach` calls it once, before the first step."""
         return
 
     def before_step(self, step: int) -> None:
-        """Adds gradient terms.
+        """Add gradient terms.
 
         Args:
             step: The step about to be taken, counted from 1.
@@ -88,7 +92,7 @@ class Method(ABC):
         del step
 
     def after_step(self, step: int) -> None:
-        """Tracks, pins, restores.
+        """Track, freeze, restore.
 
         Args:
             step: The step just taken, counted from 1.
@@ -96,11 +100,11 @@ class Method(ABC):
         del step
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives all state but pins (which are the model's), as references."""
+        """Return all state but pins (which are the model's), as references."""
         return {"step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave, before or after `attach`; copies, onto the devices of the model.
+        """Take up what `state_dict` returned, before or after `attach`; copies, onto the devices of the model.
 
         Args:
             state: A state dict of the same kind of method.
@@ -114,8 +118,9 @@ class Method(ABC):
 
     @final
     def attach(self, optimizer: object) -> Self:
-        """Rides on an optimizer: from now on the hooks run at each of its steps, and nothing else need be called.
+        """Ride on an optimizer: from now on the hooks run at each of its steps, and nothing else need be called.
 
+        The first method on an optimizer also warns, one line each, of weight decay on scales and of learning rates too high for them.
         Under a gradient scaler, gradients are unscaled when `before_step` runs; where a fused optimizer unscales them itself,
         `gradient_scale` says by what. A closure of `step` runs first.
 
@@ -137,35 +142,20 @@ class Method(ABC):
         stepping = stepping_optimizer(optimizer)
         check_holds_scales(stepping, self.model)
         self.start()
-        stepping.register_step_pre_hook(self._before_optimizer)
-        stepping.register_step_post_hook(self._after_optimizer)
         self.attached_to = stepping
+        if lift_scales(self.model, stepping):
+            warn(Stepping(self.model, (stepping,)))
+        ride(self, stepping)
         return self
-
-    def _before_optimizer(
-        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if skips_step(optimizer):
-            return None
-        self.gradient_scale = gradient_scale(optimizer)
-        return call_before_update(lambda: self.before_step(self.step + 1), args, kwargs)
-
-    def _after_optimizer(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        del args, kwargs
-        self.gradient_scale = 1.0
-        if skips_step(optimizer):
-            return
-        self.step += 1
-        self.after_step(self.step)
 
 
 def whole_share(masks: Mapping[str, Tensor]) -> float:
-    """Gives the fraction of all weights that are in the masks; 0 where there are no weights."""
+    """Return the fraction of all weights that are in the masks; 0 where there are no weights."""
     return sum(_counts(masks.values())) / max(1, sum(mask.numel() for mask in masks.values()))
 
 
 def _counts(masks: Iterable[Tensor]) -> list[int]:
-    """Counts each mask; one transfer from the device for all."""
+    """Count each mask; one transfer from the device for all."""
     sums = [mask.sum() for mask in masks]
     counts: list[int] = torch.stack(sums).tolist() if sums else []
     return counts

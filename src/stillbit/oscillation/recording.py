@@ -1,7 +1,6 @@
 """Recording: the positions of some weights at every step, for pictures of what they do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Self, final
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, RecipeError
+from stillbit.options import Count, checked
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
 
@@ -38,7 +38,7 @@ class Window:
 
     @torch.no_grad()
     def note(self, model: nn.Module, step: int) -> None:
-        """Keeps the positions of now; nothing outside the window.
+        """Keep the positions of now; nothing outside the window.
 
         Args:
             model: The model that the sites are of.
@@ -50,12 +50,12 @@ class Window:
                 room[step - self.first_step] = positions_on_codes(site).flatten()[kept]
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives everything, tensors as references."""
+        """Return everything, tensors as references."""
         return {"first_step": self.first_step, "chosen": dict(self.chosen), "positions": dict(self.positions)}
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], model: nn.Module) -> Self:
-        """Makes a window of what `state_dict` gave.
+        """Make a window of what `state_dict` returned.
 
         Args:
             state: It; tensors are copied to where the model's weights are.
@@ -70,7 +70,7 @@ class Window:
 
 @torch.no_grad()
 def positions_on_codes(site: WeightSite) -> Tensor:
-    """Gives a site's latent in grid units, counted so that grid points stand at their codes; a pinned weight stands at its code."""
+    """Return a site's latent in grid units, counted so that grid points stand at their codes; a pinned weight stands at its code."""
     latent = site.latent()
     position, zero_point = site.quantizer.position(latent), site.quantizer.grid(latent).zero_point
     return position + zero_point if isinstance(zero_point, Tensor) else position
@@ -78,24 +78,24 @@ def positions_on_codes(site: WeightSite) -> Tensor:
 
 @final
 class Recording(Method):
-    """Keeps the positions (latents in grid units) of weights over training.
+    """Keep the positions (latents in grid units) of weights over training.
 
     Args:
         model: A prepared model.
+        steps: How many steps there is room for, from the first on.
         layers: Shell pattern of the layers' names.
         weights: How many weights of each layer are kept, spread evenly over it.
-        steps: How many steps there is room for, from the first on.
 
     Raises:
         RecipeError: If no quantized layer matches, or a number is below 1.
     """
 
+    order: ClassVar[int] = 40
     watches_only: ClassVar[bool] = True
 
-    def __init__(self, model: nn.Module, *, layers: str, weights: int, steps: int) -> None:
+    @checked
+    def __init__(self, model: nn.Module, *, steps: Count, layers: str = "*", weights: Count = 64) -> None:
         super().__init__(model)
-        if weights < 1 or steps < 1:
-            raise RecipeError(f"recording: weights is {weights} and steps is {steps}; both must be at least 1")
         chosen = {site.name: _spread(site.latent(), weights) for site in weight_sites(model) if fnmatchcase(site.name, layers)}
         if not chosen:
             known = ", ".join(site.name for site in weight_sites(model))
@@ -108,19 +108,19 @@ class Recording(Method):
         return self._window.positions
 
     def after_step(self, step: int) -> None:
-        """Notes the positions; nothing once the room is used up."""
+        """Note the positions; nothing once the room is used up."""
         self._window.note(self.model, step)
 
     def metrics(self) -> dict[str, float]:
-        """Gives nothing: positions are to be looked at."""
+        """Return nothing: positions are to be looked at."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives step and positions, as references."""
+        """Return step and positions, as references."""
         return {**super().state_dict(), "positions": dict(self.positions)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave.
+        """Take up what `state_dict` returned.
 
         Raises:
             CheckpointError: If it records other layers, or has room for another number of weights or steps.
@@ -135,23 +135,6 @@ class Recording(Method):
 
 
 def _spread(latent: Tensor, count: int) -> Tensor:
-    """Gives the places of `count` weights, or of all, spread evenly over a latent."""
+    """Return the places of `count` weights, or of all, spread evenly over a latent."""
     count = min(count, latent.numel())
     return torch.arange(count, device=latent.device) * latent.numel() // count
-
-
-@dataclass(frozen=True)
-class RecordingConfig:
-    """Which weights are recorded.
-
-    Attributes:
-        layers: Shell pattern of layer names.
-        weights: How many weights of each layer.
-    """
-
-    layers: str = "*"
-    weights: int = 64
-
-    def build(self, model: nn.Module, steps: int) -> Recording:
-        """Makes the method for a run of `steps` steps."""
-        return Recording(model, layers=self.layers, weights=self.weights, steps=steps)

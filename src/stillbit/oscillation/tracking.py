@@ -1,21 +1,22 @@
 """Tracking: how often each weight flips to and fro between codes.
 
 Source: "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022, arXiv 2203.11086), section 4.1.
-Deviates from its reference code in: codes are compared once an optimizer step, never in a forward pass and never in evaluation; state
+Deviates from its reference code in: codes are compared once per optimizer step, never in a forward pass and never in evaluation; state
 is saved; the first codes are those at `attach`.
 """
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from stillbit.errors import CheckpointError, RecipeError
+from stillbit.errors import CheckpointError
 from stillbit.numerics.kernels import FREE
 from stillbit.numerics.passes import Share, run_pass, share
+from stillbit.options import Bits, Count, Portion, checked
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method, whole_share
+from stillbit.oscillation.windows import momentum_for, warn_if_short
 from stillbit.quantizers import WeightSite, weight_sites
 
 OSCILLATING_ABOVE = 0.005  # the frequency from which the paper counts a weight as oscillating (table 4)
@@ -37,7 +38,6 @@ class Tracker:
     """
 
     def __init__(self, model: nn.Module, *, ema_momentum: float, max_bits: int, oscillating_above: float, totals: bool = False) -> None:
-        check_tracking(ema_momentum, max_bits)
         self.model = model
         self.ema_momentum = ema_momentum
         self.max_bits = max_bits
@@ -46,16 +46,16 @@ class Tracker:
         self.histories: dict[str, History] = {}
 
     def sites(self) -> list[WeightSite]:
-        """Gives the sites that are tracked, found afresh."""
+        """Return the sites that are tracked, found afresh."""
         return [site for site in weight_sites(self.model) if site.quantizer.bits <= self.max_bits]
 
     def begin(self, *, averages: bool = False) -> None:
-        """Begins the histories, and where asked for the averages, that have not begun, at the codes of now."""
+        """Begin the histories, and where asked for the averages, that have not begun, at the codes of now."""
         for site in self.sites():
             self._history(site, site.latent(), averages=averages)
 
     def update(self, threshold: float | None = None, *, averages: bool = False, pinning: Pinning | None = None) -> None:
-        """Takes one more step into all histories, in one pass over the weights; a first step begins them.
+        """Take one more step into all histories, in one pass over the weights; a first step begins them.
 
         Args:
             threshold: Frequency above which a weight is pinned; 0 or less: none is.
@@ -89,11 +89,11 @@ class Tracker:
         return share((*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
 
     def oscillating(self) -> dict[str, Tensor]:
-        """Gives by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""
+        """Return by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""
         return {name: frequency > self.oscillating_above for name, frequency in self.frequencies().items()}
 
     def frequencies(self) -> dict[str, Tensor]:
-        """Gives by site how often each weight oscillates; 0 for a pinned one, which cannot."""
+        """Return by site how often each weight oscillates; 0 for a pinned one, which cannot."""
         found = {}
         for site in self.sites():
             if site.name in self.histories:
@@ -102,11 +102,11 @@ class Tracker:
         return found
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Gives the histories as tensors, by site, as references."""
+        """Return the histories as tensors, by site, as references."""
         return {name: history.state_dict() for name, history in self.histories.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Takes up what `state_dict` gave: of every tracked site, or of none (not begun).
+        """Take up what `state_dict` returned: of every tracked site, or of none (not begun).
 
         Args:
             state: Tensors by name, by site.
@@ -127,10 +127,12 @@ class Tracking(Method):
 
     Args:
         model: A prepared model.
-        ema_momentum: Weight of the present step in the frequencies, above 0, at most 1.
+        steps: Optimizer steps of the run; None: not known.
+        ema_momentum: Weight of the present step in the frequencies; None: it follows from the steps (`stillbit.oscillation.windows`),
+            0.01 where they are not known.
         max_bits: Weights with more bits are not tracked; 8-bit first and last layers hardly oscillate.
         oscillating_above: A weight with a higher frequency counts as oscillating.
-        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
+        totals: Whether to count the oscillations of each weight, for 4 bytes per weight.
 
     Attributes:
         tracker: The histories.
@@ -139,79 +141,59 @@ class Tracking(Method):
         RecipeError: If a value is out of range.
     """
 
+    order: ClassVar[int] = 30
     watches_only: ClassVar[bool] = True
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         *,
-        ema_momentum: float = 0.01,
-        max_bits: int = 4,
+        steps: Count | None = None,
+        ema_momentum: Portion | None = None,
+        max_bits: Bits = 4,
         oscillating_above: float = OSCILLATING_ABOVE,
         totals: bool = False,
     ) -> None:
         super().__init__(model)
-        self.tracker = Tracker(model, ema_momentum=ema_momentum, max_bits=max_bits, oscillating_above=oscillating_above, totals=totals)
+        self.run_steps = steps
+        momentum = momentum_for(steps) if ema_momentum is None else ema_momentum
+        warn_if_short("Tracking", momentum, steps)
+        self.tracker = Tracker(model, ema_momentum=momentum, max_bits=max_bits, oscillating_above=oscillating_above, totals=totals)
 
     def start(self) -> None:
-        """Begins the histories at the codes of now."""
+        """Begin the histories at the codes of now."""
         self.tracker.begin()
 
     def after_step(self, step: int) -> None:
-        """Takes the step's codes into the histories."""
+        """Take the step's codes into the histories."""
         del step
         self.tracker.update()
 
     def metrics(self) -> dict[str, float]:
-        """Gives `oscillating`, the share of tracked weights that oscillate."""
+        """Return `oscillating`, the share of tracked weights that oscillate."""
         return {"oscillating": whole_share(self.tracker.oscillating())}
 
     def masks(self) -> dict[str, dict[str, Tensor]]:
-        """Gives `oscillating`."""
+        """Return `oscillating`."""
         return {"oscillating": self.tracker.oscillating()}
 
     def frequencies(self) -> dict[str, Tensor]:
-        """Gives those of the histories."""
+        """Return those of the histories."""
         return self.tracker.frequencies()
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives step and histories."""
+        """Return step and histories."""
         return {**super().state_dict(), "sites": self.tracker.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Take up what `state_dict` returned."""
         self.tracker.load_state_dict(state.get("sites", {}))
         super().load_state_dict(state)
 
 
-@dataclass(frozen=True)
-class TrackingConfig:
-    """Tracking in a recipe.
-
-    Args:
-        ema_momentum: Weight of the present step in the frequencies; 0.001 as published.
-        max_bits: Weights with more bits are not tracked.
-        totals: Whether to count the oscillations of each weight, for 4 bytes a weight.
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-
-    ema_momentum: float = 0.001
-    max_bits: int = 4
-    totals: bool = False
-
-    def __post_init__(self) -> None:
-        check_tracking(self.ema_momentum, self.max_bits)
-
-    def build(self, model: nn.Module, steps: int) -> Tracking:
-        """Makes the method for a run of `steps` optimizer steps, which do not matter here."""
-        del steps
-        return Tracking(model, ema_momentum=self.ema_momentum, max_bits=self.max_bits, totals=self.totals)
-
-
 def _held_apart(sites: list[WeightSite], pinning: Pinning | None) -> list[tuple[list[WeightSite], Pinning | None]]:
-    """Takes out of what is held the latents that a grid follows from (StatsQ).
+    """Take out of what is held the latents that a grid follows from (StatsQ).
 
     It would move with what is written there, and what is written with it, without end.
     """
@@ -220,15 +202,3 @@ def _held_apart(sites: list[WeightSite], pinning: Pinning | None) -> list[tuple[
     following = [site for site in sites if not site.quantizer.needs_range]
     fixed = [site for site in sites if site.quantizer.needs_range]
     return [(following, pinning._replace(hold=False)), (fixed, pinning)]
-
-
-def check_tracking(ema_momentum: float, max_bits: int) -> None:
-    """Checks what every tracking method takes.
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-    if not 0.0 < ema_momentum <= 1.0:
-        raise RecipeError(f"ema_momentum is {ema_momentum}; allowed: above 0, at most 1")
-    if not 1 <= max_bits <= 8:
-        raise RecipeError(f"max_bits is {max_bits}; allowed: 1 to 8")

@@ -11,9 +11,11 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from stillbit.errors import RecipeError
+from stillbit.recipes.section import Section, recipe_options
+from stillbit.schedules import Schedule
 
 Config = TypeVar("Config")
 
@@ -83,6 +85,10 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _convert(annotation: Any, given: object, path: str, base: object = None) -> Any:
     origin = get_origin(annotation)
+    if origin is Section:
+        return _section(get_args(annotation)[0], given, path)
+    if origin is Annotated:
+        return _convert(annotation.__origin__, given, path)
     if dataclasses.is_dataclass(annotation):
         kind = typing.cast(type, annotation)
         return from_mapping(kind, given, path, base if isinstance(base, kind) else None)
@@ -95,6 +101,27 @@ def _convert(annotation: Any, given: object, path: str, base: object = None) -> 
     if origin in (dict, Mapping):
         return _table(get_args(annotation)[1], given, path)
     return _leaf(annotation, given, path)
+
+
+def _section(kind: type[Any], given: object, path: str) -> Section[Any]:
+    """Read the options of a method: what its constructor takes, a number where it also takes a schedule."""
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{path} is {_show(given)}; allowed: a mapping of keys to values")
+    known = recipe_options(kind)
+    for key in given:
+        if key not in known:
+            raise RecipeError(f"{_join(path, key)}: unknown key{nearest(str(key), known)}")
+    values = {name: _convert(_without_schedule(known[name].annotation), value, _join(path, name)) for name, value in given.items()}
+    try:
+        return Section.of(kind, **values)
+    except RecipeError as error:
+        raise RecipeError(_join(path, str(error))) from None
+
+
+def _without_schedule(annotation: Any) -> Any:
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    return Union[tuple(kind for kind in get_args(annotation) if kind is not Schedule)]  # noqa: UP007 - of a tuple
 
 
 def _one_of(allowed: tuple[object, ...], given: object, path: str) -> object:
@@ -111,7 +138,7 @@ def _first_fit(choices: tuple[Any, ...], given: object, path: str, base: object)
         return None
     if len(kinds) == 1:
         return _convert(kinds[0], given, path, base)
-    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind) or get_origin(kind) is Section]
     if isinstance(given, Mapping) and len(nested) == 1:  # a mapping can mean only this one: let it say what is wrong
         return _convert(nested[0], given, path, base)
     for kind in kinds:
@@ -159,14 +186,18 @@ _NAMES = {
 
 
 def _name(kind: Any) -> str:
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) or get_origin(kind) is Section:
         return "a mapping"
+    if get_origin(kind) is Annotated:
+        return _name(kind.__origin__)
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     return _NAMES.get(kind, str(kind))
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _plain(value.options)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
     if isinstance(value, tuple | list):

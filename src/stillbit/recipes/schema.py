@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stillbit.errors import RecipeError
-from stillbit.oscillation import AnnealingConfig, DampeningConfig, FreezingConfig, RecordingConfig, TrackingConfig
+from stillbit.oscillation import Annealing, Dampening, Freezing, Recording, Tracking
 from stillbit.prepare import QuantConfig
 from stillbit.recipes.distillation import DistillationConfig
 from stillbit.recipes.model import ModelConfig
+from stillbit.recipes.section import Section
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import DataConfig
 from stillbit.training.optim import OptimizerConfig
@@ -63,12 +64,12 @@ class Recipe:
     quantization: QuantConfig | None = field(default_factory=QuantConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     start: Path | None = None
-    tracking: TrackingConfig | None = None
-    freezing: FreezingConfig | None = None
-    dampening: DampeningConfig | None = None
-    annealing: AnnealingConfig | None = None
+    tracking: Section[Tracking] | None = None
+    freezing: Section[Freezing] | None = None
+    dampening: Section[Dampening] | None = None
+    annealing: Section[Annealing] | None = None
     distillation: DistillationConfig | None = None
-    recording: RecordingConfig | None = None
+    recording: Section[Recording] | None = None
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(schedule=ScheduleConfig("cosine")))
     scale_optimizer: OptimizerConfig | None = field(default_factory=lambda: OptimizerConfig("adam", lr=1e-5))
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -90,7 +91,7 @@ class Recipe:
     @property
     def final_stage(self) -> FinalStage | None:
         """The annealing stage."""
-        return None if self.annealing is None else FinalStage(self.annealing.epochs, self.annealing.lr)
+        return None if self.annealing is None else self.annealing.stage
 
     @property
     def timetable(self) -> Timetable:

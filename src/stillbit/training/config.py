@@ -22,7 +22,8 @@ class TrainingConfig:
         label_smoothing: Of the cross-entropy, 0 to 1.
         clip_gradient_norm: Largest norm of all gradients together; None does not clip.
         seed: Decides order, augmentation, mixup and dropout.
-        log_every: Steps between two step lines of the record; more where the run would get more than 20,000 lines.
+        log_every: Steps between two step lines of the record; None: a hundredth of the run, at most 50. More where the run would get
+            more than 20,000 lines.
         observations: How often quantizers are measured for the run's report, evenly over the run; 0: not at all.
         checkpoint_every: Steps between two checkpoints; there is one at the end of each epoch in any case.
         evaluate_first: Evaluate before the first step too, as published: what calibration alone gives.
@@ -47,7 +48,7 @@ class TrainingConfig:
     label_smoothing: float = 0.0
     clip_gradient_norm: float | None = None
     seed: int = 0
-    log_every: int = 50
+    log_every: int | None = None
     observations: int = 60
     checkpoint_every: int | None = None
     evaluate_first: bool = True

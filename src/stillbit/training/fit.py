@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from stillbit.oscillation import Method
+from stillbit.oscillation.hooks import lift_scales
 from stillbit.training.checkpoint import Checkpoint
 from stillbit.training.config import TrainingConfig
 from stillbit.training.data import Data
@@ -71,6 +72,7 @@ def fit(
         Interrupted: After SIGTERM or SIGINT, when the state has been saved.
     """
     check_complete(model, optimizer)
+    lift_scales(model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     if distiller is not None:
         separate_heads(model)
@@ -88,7 +90,7 @@ def fit(
         model,
         config,
         epochs=timetable.total,
-        log_every=max(config.log_every, -(-steps // MOST_STEP_LINES)),
+        log_every=max(config.log_every or min(50, steps // 100), -(-steps // MOST_STEP_LINES), 1),
         methods=methods,
         feed=feed,
         rates=LearningRates(optimizer, schedules, timetable, feed.steps_per_epoch),

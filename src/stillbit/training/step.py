@@ -3,14 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from stillbit.oscillation import Method
-from stillbit.quantizers import LSQ
 from stillbit.training.augment import AugmentConfig, Mixed, mix
 from stillbit.training.config import TrainingConfig
 from stillbit.training.distill import Distiller
@@ -82,24 +80,18 @@ class Stepper:
         return StepFigures(total_loss / (self.config.accumulation * self.session.world), correct, images, flags > 0)
 
     def update(self) -> None:
-        """Clip the gradients, step, and keep scales from drifting below what forward would use."""
+        """Clip the gradients, and step."""
         if self.config.clip_gradient_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_gradient_norm)
         self.scaler.step(self.optimizer)  # leaves the step out where an fp16 gradient has overflown
         self.scaler.update()
-        for quantizer in self._learned:
-            quantizer.lift_scale()
 
     def mix_and_seed(self, step: int, number: int, images: Tensor, labels: Tensor) -> Mixed:
         """Mix this rank's micro-batch `number` of a step, and seed dropout, by its place in the run alone."""
         seed = derive_seed(self.config.seed, MICRO_BATCH, step, number * self.session.world + self.session.rank)
         seed_all(seed)
         return mix(images, labels, self.augment, seed)
-
-    @cached_property
-    def _learned(self) -> list[LSQ]:
-        return [module for module in self.network.modules() if isinstance(module, LSQ)]
 
     def _forward(self, batch: Mixed) -> tuple[Tensor, Heads]:
         with self.session.autocast():

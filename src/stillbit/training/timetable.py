@@ -1,11 +1,15 @@
 """The epochs of a run: how many, and which of them its learning rate schedules take."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Lt
 
 from stillbit.errors import RecipeError
+from stillbit.options import Count, check_fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinalStage:
     """Epochs after all others, at one learning rate for every group.
 
@@ -14,8 +18,11 @@ class FinalStage:
         lr: The rate.
     """
 
-    epochs: int
-    lr: float
+    epochs: Count = 30
+    lr: Annotated[float, Gt(0.0), Lt(float("inf"))] = 1e-5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Timetable:
         RecipeError: If there is no epoch, or a cool-down without an epoch before it.
 
     Examples:
-        >>> Timetable(300, 10, FinalStage(30, 1e-5)).total
+        >>> Timetable(300, 10, FinalStage(epochs=30, lr=1e-5)).total
         340
     """
 
