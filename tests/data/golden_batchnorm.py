@@ -1,4 +1,4 @@
-"""Golden batch-norm re-estimation of our own: small stacks by fixed seeds, numbers in float64 by `plain` (cnn spec 5)."""
+"""Golden batch-norm re-estimation of our own: small stacks by fixed seeds, numbers in float64 by `plain` (docs/spec/cnn.md, 5)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Golden tracking, freezing and dampening of our own: weights walk by fixed seeds, numbers by `plain` (cnn spec 3 and 4)."""
+"""Golden tracking, freezing and dampening of our own: weights walk by fixed seeds, numbers by `plain` (docs/spec/cnn.md, 3 and 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

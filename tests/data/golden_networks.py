@@ -1,4 +1,4 @@
-"""Golden end-to-end runs of our own: a small MobileNetV2 in plain torch, calibrated, trained and re-estimated (cnn spec 7.3, 7.4).
+"""Golden end-to-end runs of our own: a small MobileNetV2 in plain torch, calibrated, trained and re-estimated (docs/spec/cnn.md, 7.3, 7.4).
 
 Only the float network's skeleton and torch's optimizers are shared with what is tested; every quantizer, range and method is `plain`.
 Calibration runs in float32, training in float64, as in the published float64 runs.

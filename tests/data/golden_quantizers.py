@@ -1,4 +1,4 @@
-"""Golden quantizers and schedules of our own: inputs by fixed seeds, numbers by `plain` (cnn spec 1 and 6)."""
+"""Golden quantizers and schedules of our own: inputs by fixed seeds, numbers by `plain` (docs/spec/cnn.md, 1 and 6)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Golden ranges of our own: inputs by fixed seeds, numbers by `plain` and numpy (cnn spec 2)."""
+"""Golden ranges of our own: inputs by fixed seeds, numbers by `plain` and numpy (docs/spec/cnn.md, 2)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ def _min_max(case: Range, batch: Tensor, before: tuple[Tensor, Tensor] | None) -
 
 
 class MSESearch:
-    """The searches of cnn spec 2.4, one candidate at a time; the golden section by scipy, as published."""
+    """The searches of docs/spec/cnn.md, 2.4, one candidate at a time; the golden section by scipy, as published."""
 
     def __init__(self, case: Range, first: Tensor) -> None:
         self.case = case

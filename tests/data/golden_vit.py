@@ -1,4 +1,4 @@
-"""Golden cases of the ViT paper's LSQ of our own: a walk under iterative freezing, losses, a linear layer with silent tokens (vit spec)."""
+"""Golden cases of the ViT paper's LSQ of our own: a walk under iterative freezing, losses, a linear layer with silent tokens."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tests.data.golden_quantizers import File
 
-_FLOOR = 1e-5  # of the scale in forward (vit spec 2.1)
+_FLOOR = 1e-5  # of the scale in forward (docs/spec/vit.md, 2.1)
 _STEPS, _STEPS_EVAL = 60, 2
 
 
@@ -21,7 +21,7 @@ def vit_files() -> Iterator[File]:
 
 
 def _lsq(x: Tensor, scale: Tensor, bits: int, frozen: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Return codes and values of a signed grid (vit spec 2.1); gradients follow by autograd from the straight-through rounding."""
+    """Return codes and values of a signed grid (docs/spec/vit.md, 2.1); gradients follow by autograd from the straight-through rounding."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     factor = (high * x.numel() / scale.numel()) ** -0.5
     used = scale + (scale.clamp(min=_FLOOR) - scale).detach()
@@ -36,7 +36,7 @@ def _lsq(x: Tensor, scale: Tensor, bits: int, frozen: tuple[Tensor, Tensor] | No
 
 
 def _walk(stem: str, *, bits: int, momentum: float, threshold: float, per_channel: bool) -> File:
-    """A weight whose latents jitter about rounding boundaries, and its tracker (vit spec 2.3)."""
+    """A weight whose latents jitter about rounding boundaries, and its tracker (docs/spec/vit.md, 2.3)."""
     generator = torch.Generator().manual_seed(9700 + bits)
     steps, shape = _STEPS + _STEPS_EVAL, (4, 6)
     s = 0.1 + 0.05 * torch.rand((4, 1) if per_channel else (1,), generator=generator)
@@ -77,7 +77,7 @@ _REDUCTIONS = {"none": lambda losses: losses, "sum": torch.sum, "mean": torch.me
 
 
 def _soft(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return the soft cross-entropy of each image (vit spec 6)."""
+    """Return the soft cross-entropy of each image (docs/spec/vit.md, 6)."""
     return -((teacher / temperature).softmax(1) * (logits / temperature).log_softmax(1)).sum(1)
 
 
@@ -112,7 +112,7 @@ def _joint_loss(stem: str, *, reduction: str) -> File:
 
 
 def _statsq(w: Tensor, bits: int) -> Tensor:
-    """Return the values of the mid-rise grid whose scale follows from each row (vit spec 1); the gradient passes as it is."""
+    """Return the values of the mid-rise grid whose scale follows from each row (docs/spec/vit.md, 1); the gradient passes as it is."""
     half = 2 ** (bits - 1)
     s = 2 * w.detach().abs().mean(1, keepdim=True)
     index = ((w.detach() / s).clamp(-1, 1 - 1e-6) * half - 0.5).round()
@@ -120,7 +120,7 @@ def _statsq(w: Tensor, bits: int) -> Tensor:
 
 
 def _linear(stem: str, *, bits: int) -> File:
-    """A low-bit linear layer (vit spec 3.2); one token is silent and one nearly, so their first scales lie below any floor."""
+    """A low-bit linear layer (docs/spec/vit.md, 3.2); one token is silent and one nearly, so their first scales lie below any floor."""
     generator = torch.Generator().manual_seed(9900)
 
     def noise(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:

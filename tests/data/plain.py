@@ -1,4 +1,4 @@
-"""The published arithmetic in plain torch: chains of elementary operations, differentiated by autograd (cnn spec 1, 3 and 4).
+"""The published arithmetic in plain torch: chains of elementary operations, differentiated by autograd (docs/spec/cnn.md, 1, 3 and 4).
 
 A second opinion on the library: nothing here is imported from it, nothing is fused, and no gradient but the rounding's is written by hand.
 """
@@ -12,7 +12,7 @@ EPS = 1e-8
 
 
 class _Round(torch.autograd.Function):
-    """Rounds half to even; multiplies the gradient by the factor of the estimator (cnn spec 1.4)."""
+    """Rounds half to even; multiplies the gradient by the factor of the estimator (docs/spec/cnn.md, 1.4)."""
 
     @staticmethod
     def forward(ctx, t: Tensor, rounding: str, argument: float | None) -> Tensor:
@@ -51,7 +51,7 @@ class PlainGrid:
         return 0, 2**self.bits - 1
 
     def initial(self, x_min: Tensor, x_max: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gives delta and zeta of a range (cnn spec 1.2)."""
+        """Gives delta and zeta of a range (docs/spec/cnn.md, 1.2)."""
         low, high = x_min.clamp(max=0), x_max.clamp(min=EPS)
         top = self.limits[1]
         if self.symmetric:
@@ -106,7 +106,7 @@ class Pins:
 
 
 class PlainTracker:
-    """The published tracker of one weight, step by step as cnn spec 3 numbers them."""
+    """The published tracker of one weight, step by step as docs/spec/cnn.md, 3 numbers them."""
 
     def __init__(self, momentum: float, *, use_ema: bool = True) -> None:
         self.momentum, self.use_ema = momentum, use_ema
@@ -140,7 +140,7 @@ class PlainTracker:
 
 
 def dampening(w: Tensor, grid: PlainGrid, delta: Tensor, zeta: Tensor | None = None, pins: Pins | None = None) -> tuple[Tensor, Tensor]:
-    """Gives the elementwise dampening loss, differentiable, and its target (cnn spec 4)."""
+    """Gives the elementwise dampening loss, differentiable, and its target (docs/spec/cnn.md, 4)."""
     target = grid.quantize(w, delta, zeta, pins)[1].detach()
     low, high = grid.ends(delta, zeta)
     return (target - torch.minimum(torch.maximum(w, low), high)) ** 2, target
@@ -153,7 +153,7 @@ def aggregate(losses: Tensor, how: str) -> Tensor:
 
 
 def cosine(step: float, steps: int, start: float, end: float, begin: float) -> float:
-    """Gives the published annealing (cnn spec 6), which turns back after the last step."""
+    """Gives the published annealing (docs/spec/cnn.md, 6), which turns back after the last step."""
     first = begin * steps
     phase = torch.pi * (step - first) / (steps - first)
     return start if step < first else end + 0.5 * (start - end) * (1 + float(torch.cos(torch.tensor(phase, dtype=torch.float64))))

@@ -1,4 +1,4 @@
-"""A small MobileNetV2 whose layers quantize by `plain`, in the place of the library's own layers (cnn spec 7.1, LSQ_paper set-up).
+"""A small MobileNetV2 whose layers quantize by `plain`, in the place of the library's own layers (docs/spec/cnn.md, 7.1, LSQ_paper set-up).
 
 Only the float network's skeleton is shared with what is tested.
 """
@@ -46,7 +46,7 @@ class Layer(nn.Module):
         return F.conv2d(x, w, None, self.layer.stride, self.layer.padding, 1, self.layer.groups)
 
     def _estimate(self, x: Tensor) -> None:
-        """Set ranges from all batches so far, this one included, and quantize this one by them (cnn spec 2.1)."""
+        """Set ranges from all batches so far, this one included, and quantize this one by them (docs/spec/cnn.md, 2.1)."""
         w = self.layer.weight.detach()
         self.search = self.search or _search(self.grid.bits, w)
         self.grid, self.scale = _searched(self.grid.bits, self.search, w)

@@ -1,4 +1,4 @@
-"""Golden batch-norm re-estimation (cnn spec 5)."""
+"""Golden batch-norm re-estimation (docs/spec/cnn.md, 5)."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ def _block(case: Case, index: int, layer: dict[str, Any]) -> nn.Sequential:
         norm.bias.copy_(stored["beta"])
         norm.running_mean.copy_(stored["running_mean_init"])
         norm.running_var.copy_(stored["running_var_init"])
-        if bias is not None:  # the published layer folds it into running_mean, ours keeps it (spec 13)
+        if bias is not None:  # the published layer folds it into running_mean, ours keeps it (docs/spec/cnn.md, 13)
             multiply.bias.copy_(bias)
             norm.running_mean.copy_(case.tensors["unfused_first_running_mean"])
     return nn.Sequential(multiply, norm, _ACTIVATIONS[layer["act"]]())
@@ -112,7 +112,7 @@ def check_bn(case: Case) -> dict[str, float]:
     batches = [(case.tensors[f"batch_{index}"],) for index in range(case.config["n_batches_given"])]
     errors: dict[str, float] = {"output before": close(_output(network, batches), case.tensors["eval_out_before"], 1e-5, "output before")}
     freezing = _freezing(network, case) if case.config["tracker"] else None
-    if freezing is not None:  # the published trackers run in every forward pass (spec 13): here by hand
+    if freezing is not None:  # the published trackers run in every forward pass (docs/spec/cnn.md, 13): here by hand
         handle = network.register_forward_hook(lambda *_: freezing.after_step(1))
     passes = [(batches, "_pass_1" if case.config["second_pass_batches"] else "_final")]
     if case.config["second_pass_batches"]:

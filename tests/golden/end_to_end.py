@@ -1,7 +1,8 @@
-"""Golden end-to-end runs (cnn spec 7.3, 7.4): calibration, twelve training steps with each method, re-estimation, evaluation.
+"""Golden end-to-end runs (docs/spec/cnn.md, 7.3, 7.4): calibration, twelve training steps with each method, re-estimation, evaluation.
 
 The published trackers run in every forward pass; ours once per optimizer step. So the method is not attached here but driven by hand,
-after each forward pass (spec 13). Between a forward pass and its backward nothing may change, so in training it is driven after backward.
+after each forward pass (docs/spec/cnn.md, 13). Between a forward pass and its backward nothing may change, so in training it is
+driven after backward.
 """
 
 import math
@@ -20,8 +21,8 @@ from stillbit.training.optim import JointOptimizer
 from tests.golden.case import Case, close, equal, floored
 from tests.golden.network import ReducedMobileNetV2
 
-# Of the largest entry: spec 11. Float32 runs sum in another order than the published ones, float64 runs differ by that in their last
-# digits. The published engine averages its evaluation losses in float32 whatever the model's dtype (spec 12). Calibrated scales follow
+# Of the largest entry: docs/spec/cnn.md, 11. Float32 runs sum in another order than the published ones, float64 runs differ by that in
+# their last digits. The published engine averages its evaluation losses in float32 (12 there). Calibrated scales follow
 # from the largest activation, a float32 sum, whose last digit is the processor's; the next candidate of the search is 1e-2 away.
 _TOLERANCES = {
     "float32": {"loss": 1e-5, "evaluation loss": 1e-5, "logits": 1e-4, "state": 1e-4, "gradient": 1e-4, "scale": 1e-6},

@@ -1,4 +1,4 @@
-"""Golden tracking, freezing and dampening (cnn spec 3 and 4): the methods are driven by hand, after each forward pass, as spec 13 says."""
+"""Golden tracking, freezing and dampening (docs/spec/cnn.md, 3 and 4): methods are driven by hand, after each forward pass."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Golden quantizers: one forward and backward pass of a public quantizer at a time (cnn spec 1 and 11).
+"""Golden quantizers: one forward and backward pass of a public quantizer at a time (docs/spec/cnn.md, 1 and 11).
 
 Every case runs with `published=True`: the numbers are the published code's. Wherever `published` should make no difference (`_is_quirk`)
 the case runs with the default too, and must meet the same numbers.

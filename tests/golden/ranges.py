@@ -1,4 +1,4 @@
-"""Golden ranges: drives an estimator and its quantizer over a case's batches, as calibration does (cnn spec 2 and 11)."""
+"""Golden ranges: drives an estimator and its quantizer over a case's batches, as calibration does (docs/spec/cnn.md, 2 and 11)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +90,7 @@ def scale_shape(config: dict[str, Any], x: Tensor) -> tuple[int, ...]:
 
 
 def is_chaotic(config: dict[str, Any]) -> bool:
-    """Whether only the achieved loss can be compared: the loss is piecewise constant in the shift (cnn spec 2.4)."""
+    """Whether only the achieved loss can be compared: the loss is piecewise constant in the shift (docs/spec/cnn.md, 2.4)."""
     return config.get("opt_method") == "golden_section" and not config["symmetric"] and not config["one_sided"]
 
 

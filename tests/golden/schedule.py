@@ -1,4 +1,4 @@
-"""Golden schedules (cnn spec 6): the cosine of the published code, and both methods' annealing by it."""
+"""Golden schedules (docs/spec/cnn.md, 6): the cosine of the published code, and both methods' annealing by it."""
 
 import torch
 

@@ -59,7 +59,7 @@ CHECKS: dict[str, Callable[[Case], dict[str, float]]] = {
     "swin_attention_cga": check_module,
     "full_model": check_full_model,
 }
-# Kinds that the published code never reaches and this library does not have (vit spec 12).
+# Kinds that the published code never reaches and this library does not have (docs/spec/vit.md, 12).
 OUT_OF_SCOPE = {
     "KDLossSoftandHard_qk": "a loss on attention scores, unreachable in the published code",
     "KDLossSoftandHard_qkv": "a loss on attention scores, unreachable in the published code",

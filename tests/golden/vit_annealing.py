@@ -1,4 +1,4 @@
-"""Golden annealing (vit spec 5): masks, the query-key quantizer, and training steps with AdamW."""
+"""Golden annealing (docs/spec/vit.md, 5): masks, the query-key quantizer, and training steps with AdamW."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from stillbit.quantizers import LSQ, StatsQ
 from tests.golden.case import Case, equal, within
 from tests.golden.vit_quantizer import place_scale
 
-_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # vit spec 10
-_FLOAT64 = {"atol": 1e-9, "rtol": 1e-9}  # vit spec 10
+_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # docs/spec/vit.md, 10
+_FLOAT64 = {"atol": 1e-9, "rtol": 1e-9}  # docs/spec/vit.md, 10
 _PARAMETERS = {  # ours by the published names
     "weight": "weight",
     "bias": "bias",
@@ -46,7 +46,7 @@ def check_cga_mask(case: Case) -> dict[str, float]:
 
 
 def check_cga_qk_quantizer(case: Case) -> dict[str, float]:
-    """Compares with StatsQ without a gate, in both modes: the published gate of products is none (spec 5.3)."""
+    """Compares with StatsQ without a gate, in both modes: the published gate of products is none (docs/spec/vit.md, 5.3)."""
     tensors, errors = case.tensors, {}
     quantizer = StatsQ(case.config["bits"], tuple(tensors["scale"].shape))
     for mode in ("train", "eval", "plain_statsq"):

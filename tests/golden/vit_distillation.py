@@ -1,4 +1,4 @@
-"""Golden losses of distillation (vit spec 6), with the gradients of the student's logits.
+"""Golden losses of distillation (docs/spec/vit.md, 6), with the gradients of the student's logits.
 
 The published teacher collects gradients that nothing uses; ours has none, so `grad.teacher0` has no counterpart.
 """

@@ -1,4 +1,4 @@
-"""Golden iterative freezing on the ViT paper's LSQ (vit spec 2.3): driven by hand, after each forward pass in training mode."""
+"""Golden iterative freezing on the ViT paper's LSQ (docs/spec/vit.md, 2.3): driven by hand, after each forward pass in training mode."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from tests.golden.case import Case, equal, within
 from tests.golden.vit_quantizer import place_scale
 
 FREE = -128  # a pin that pins nothing
-_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # vit spec 10
+_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # docs/spec/vit.md, 10
 
 
 def check_iterative_freezing(case: Case) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Golden whole networks of the ViT paper's code (vit spec 10): a small DeiT and a small Swin, quantized, and eight steps of AdamW."""
+"""Golden whole networks of the ViT paper's code (docs/spec/vit.md, 10): a small DeiT and a small Swin, eight steps of AdamW."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.golden.case import Case, within
 from tests.golden.vit_distillation import Says
 from tests.golden.vit_modules import compare_calibrated, is_dead, model_tensor, zero_shifts
 
-_EXACT = {"atol": 1e-9, "rtol": 1e-9}  # vit spec 10, float64
+_EXACT = {"atol": 1e-9, "rtol": 1e-9}  # docs/spec/vit.md, 10, float64
 
 
 def check_full_model(case: Case) -> dict[str, float]:
@@ -90,7 +90,7 @@ def _compare_norms(case: Case, report: ImportReport, prefix: str, ours: Any) -> 
 
 
 def _optimizer(case: Case, model: nn.Module) -> torch.optim.Optimizer:
-    """Decays what has two dimensions or more, but scales, learned shifts, tokens and position embeddings (vit spec 7)."""
+    """Decays what has two dimensions or more, but scales, learned shifts, tokens and position embeddings (docs/spec/vit.md, 7)."""
     config = case.config
     apart = {id(parameter) for parameter in (*undecayed(model), *scales(model))}
     groups = [

@@ -1,4 +1,4 @@
-"""Golden modules of the ViT paper's code (vit spec 3 and 4), each as timm's or torchvision's module, prepared and filled by interop."""
+"""Golden modules of the ViT paper's code (docs/spec/vit.md, 3 and 4), as timm's or torchvision's modules, filled by interop."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from stillbit.modules.shift import Shifted
 from stillbit.prepare import Override, QuantConfig, calibrate, prepare
 from tests.golden.case import Case, floored, within
 
-_EXACT = {"atol": 1e-9, "rtol": 1e-9}  # vit spec 10, float64
-_STORED = 1e-6  # of the largest entry: what was stored with float32's rounding (vit spec 10)
+_EXACT = {"atol": 1e-9, "rtol": 1e-9}  # docs/spec/vit.md, 10, float64
+_STORED = 1e-6  # of the largest entry: what was stored with float32's rounding (docs/spec/vit.md, 10)
 _LARGE = 300  # elements from which on gradients were
-_NEGATIVE_BELOW = -1e-5  # vit spec 2.2
+_NEGATIVE_BELOW = -1e-5  # docs/spec/vit.md, 2.2
 _DEAD = ("move_qkx_aft.bias", "move_k_aft.bias")
 
 
@@ -88,7 +88,7 @@ def compare_calibrated(report: ImportReport, key: str, model: nn.Module, wanted:
 
 
 def is_dead(key: str) -> bool:
-    """Whether a published key is a bias that changes nothing, whose gradient is the rounding of zero (vit spec 4.3)."""
+    """Whether a published key is a bias that changes nothing, whose gradient is the rounding of zero (docs/spec/vit.md, 4.3)."""
     return key.endswith(_DEAD)
 
 

@@ -1,4 +1,4 @@
-"""Golden quantizers of the ViT paper's code (vit spec 1 and 2): StatsQ and LSQ, one forward and backward pass at a time."""
+"""Golden quantizers of the ViT paper's code (docs/spec/vit.md, 1 and 2): StatsQ and LSQ, one forward and backward pass at a time."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from stillbit.numerics.ranges import RangeConfig
 from stillbit.quantizers import LSQ, StatsQ
 from tests.golden.case import Case, equal, floored, within
 
-_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # vit spec 10: the published outputs are up to one rounding off their grid
-_SCALE_AXES = {  # of the published classes (vit spec 2.2)
+_FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # docs/spec/vit.md, 10: the published outputs are up to one rounding off their grid
+_SCALE_AXES = {  # of the published classes (docs/spec/vit.md, 2.2)
     "LsqQuantizerWeight": 0,
     "LsqQuantizer4Conv2d": 0,
     "LsqQuantizer": -2,

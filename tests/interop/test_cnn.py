@@ -132,4 +132,4 @@ def test_the_golden_network_gives_its_logits() -> None:
     signs = {f"{name}._signed": torch.tensor(one["signed"]) for name, one in common.config["quantizers"].items()}
     load_published(model, {"state_dict": state | signs, "args": argparse.Namespace()})
     with torch.no_grad():
-        close(model.eval()(held.double()), case.tensors["final_logits_eval_ema_bn"], 1e-9, "logits")  # cnn spec 11: float64
+        close(model.eval()(held.double()), case.tensors["final_logits_eval_ema_bn"], 1e-9, "logits")  # docs/spec/cnn.md, 11: float64

@@ -1,4 +1,4 @@
-"""Values, and gradients against a float64 chain of elementary operations with straight-through roundings (cnn spec 1.3 to 1.6)."""
+"""Values, and gradients against a float64 chain of elementary operations with straight-through roundings (docs/spec/cnn.md, 1.3 to 1.6)."""
 
 import math
 from typing import NamedTuple
@@ -74,7 +74,7 @@ def chain(given: Inputs, kind: str, rounding: Rounding, band: str, shift: float 
 
 
 def factor(rounding: Rounding, t: Tensor, h: Tensor) -> Tensor | float:
-    """The published formulas (cnn spec 1.4)."""
+    """The published formulas (docs/spec/cnn.md, 1.4)."""
     if isinstance(rounding, EWGS):
         return 1 + 0.2 * h.sign() * (t - t.round())
     if isinstance(rounding, StackedSigmoid):

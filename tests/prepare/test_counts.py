@@ -1,4 +1,4 @@
-"""How many quantizers each policy makes active: the published counts (cnn spec 7.2), and ours by the same rules."""
+"""How many quantizers each policy makes active: the published counts (docs/spec/cnn.md, 7.2), and ours by the same rules."""
 
 import pytest
 

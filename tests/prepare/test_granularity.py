@@ -1,4 +1,4 @@
-"""How many scales and shifts each activation of a vision transformer gets, and which sign; vit spec 3.2 and 3.3."""
+"""How many scales and shifts each activation of a vision transformer gets, and which sign; docs/spec/vit.md, 3.2 and 3.3."""
 
 from typing import Any
 
@@ -165,7 +165,7 @@ def test_both_heads_of_a_distilled_model_have_8_bits(head: str) -> None:
 
 @pytest.mark.parametrize(("scales", "factor"), [("token", 4.0), ("tensor", 2.0)])
 def test_initial_scales_of_probabilities(scales: str, factor: float) -> None:
-    """Rows of 17 sum to 1, so that the mean is 1/17; unsigned scales, several of them, begin twice as large (vit spec 2.1)."""
+    """Rows of 17 sum to 1, so that the mean is 1/17; unsigned scales, several of them, begin twice as large (docs/spec/vit.md, 2.1)."""
     model = calibrated(vit(), activation_scales=scales)
     scale = quantizer(model, PRODUCTS + "probability_quantizer").scale
     torch.testing.assert_close(scale, torch.full_like(scale, factor / 17 / 7**0.5), rtol=1e-5, atol=0.0)  # float32 sums

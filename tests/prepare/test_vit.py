@@ -78,7 +78,7 @@ def test_sites_of_the_plain_form_are_its_layers() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("attention", FORMS)
 def test_every_parameter_gets_a_gradient(name: str, attention: str) -> None:
-    """Of a learned shift in front of keys it is almost nothing, but it is there (vit spec 4.3)."""
+    """Of a learned shift in front of keys it is almost nothing, but it is there (docs/spec/vit.md, 4.3)."""
     model = calibrated(MODELS[name](), attention=attention).train()
     if name == "distilled":
         model.set_distilled_training(True)

@@ -66,7 +66,7 @@ def test_a_recipe_holds_only_what_differs_from_the_default(name):
 @pytest.mark.parametrize(
     ("name", "lr", "weight_decay", "epochs", "method"),
     [
-        # cnn spec 9
+        # docs/spec/cnn.md, 9
         pytest.param("mobilenetv2_w3a3_damp", 0.01, 2.5e-5, 90, (0.0, 0.1), id="mobilenetv2_w3a3_damp"),
         pytest.param("mobilenetv2_w4a4_damp", 0.0033, 2.5e-5, 90, (0.0, 0.1), id="mobilenetv2_w4a4_damp"),
         pytest.param("mobilenetv2_w3a3_freeze", 0.01, 2.5e-5, 90, (0.1, 0.011), id="mobilenetv2_w3a3_freeze"),
@@ -101,7 +101,7 @@ def _check_what_all_published_recipes_share(recipe):
     assert (recipe.calibration.batches, recipe.data.batch_size, recipe.training.reestimate_batches) == (1, 128, 50)
 
 
-# vit spec 7: images of a process, learning rate, weight decay, warm-up, mixup, cutmix, repeated augmentation
+# docs/spec/vit.md, 7: images of a process, learning rate, weight decay, warm-up, mixup, cutmix, repeated augmentation
 TINY = (140, 5.47e-4, 0.05, 5, 0.0, 0.0, 1)
 SWIN = (64, 2e-4, 0.0, 0, 0.8, 1.0, 1)
 

@@ -55,7 +55,7 @@ PUBLISHED = ScheduleConfig("cosine", end=1e-5, warmup_epochs=5, warmup_start=1e-
 
 @pytest.mark.parametrize(
     ("epoch", "expected"),
-    # vit spec 7; from epoch 300 on the cool-down, from 310 on the annealing stage
+    # docs/spec/vit.md, 7; from epoch 300 on the cool-down, from 310 on the annealing stage
     [
         (0, 1e-6),
         (1, 1.102e-4),

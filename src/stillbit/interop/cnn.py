@@ -1,4 +1,4 @@
-"""Quantized state dicts of the CNN code (arXiv 2203.11086): which key goes where (cnn spec 7.1).
+"""Quantized state dicts of the CNN code (arXiv 2203.11086): which key goes where (docs/spec/cnn.md, 7.1).
 
 There a convolution or linear layer, the batch norm behind it and the activation behind that are one layer, which has one place in
 its Sequential; here they are three modules.

@@ -1,4 +1,4 @@
-"""How the CNN code (arXiv 2203.11086) names the layers of a network: a layer, its batch norm and its activation as one (cnn spec 7.1).
+"""The CNN code's names of layers (arXiv 2203.11086): a layer, its batch norm and its activation have one (docs/spec/cnn.md, 7.1).
 
 It scans Sequentials, and what it joins takes one place there:
 

@@ -1,4 +1,4 @@
-"""Quantized state dicts of the ViT code (arXiv 2302.02210): which key goes where (vit spec 8).
+"""Quantized state dicts of the ViT code (arXiv 2302.02210): which key goes where (docs/spec/vit.md, 8).
 
 | published, within an attention layer          | ours                                                              |
 |-----------------------------------------------|-------------------------------------------------------------------|

@@ -34,7 +34,7 @@ class CandidateGrids(NamedTuple):
 
 
 def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int) -> CandidateGrids:
-    """Gives the grid that a per-tensor quantizer takes from each range (cnn spec 1.2).
+    """Gives the grid that a per-tensor quantizer takes from each range (docs/spec/cnn.md, 1.2).
 
     Args:
         x_min: Lower ends, float32, (candidates). On symmetric grids all are negative or none is.

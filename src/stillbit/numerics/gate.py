@@ -74,7 +74,7 @@ def pass_where(x: Tensor, free: Tensor) -> Tensor:
 
 
 def _occurring(position: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Gives the smallest and the largest code of the tensor (vit spec 5.1)."""
+    """Gives the smallest and the largest code of the tensor (docs/spec/vit.md, 5.1)."""
     code = (position.round() + grid.zero_point).clamp(grid.low, grid.high)
     return code.amin(), code.amax()
 

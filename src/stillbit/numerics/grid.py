@@ -29,7 +29,7 @@ class Grid(NamedTuple):
         low: Smallest code.
         high: Largest code.
         value_zero_point: A second evaluation of the zero point, for the step from code to value. None: the same one. Only the
-            published gradient of asymmetric quantizers needs it (cnn spec 1.5); it holds equal numbers.
+            published gradient of asymmetric quantizers needs it (docs/spec/cnn.md, 1.5); it holds equal numbers.
     """
 
     scale: Tensor
@@ -130,7 +130,7 @@ def code_limits(bits: int, *, signed: bool) -> tuple[int, int]:
 
 
 def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signed: bool | None = None) -> Range:
-    """Fits a grid to a range (cnn spec 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
+    """Fits a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
 
     Args:
         x_min: Smallest latent, one element or one a channel.

@@ -88,7 +88,7 @@ def forward_by_mean(x: Tensor, pins: Tensor | None, reduced: tuple[int, ...], lo
 
 
 def scale_by_mean(x: Tensor, reduced: tuple[int, ...], low: float) -> Tensor:
-    """Gives `2 mean|x| / 2^(b-1)` over some axes, which stay with size 1 (vit spec 1); `low` is -2^(b-1)."""
+    """Gives `2 mean|x| / 2^(b-1)` over some axes, which stay with size 1 (docs/spec/vit.md, 1); `low` is -2^(b-1)."""
     # In float64, so that no compiler's order of the sum shows: in float32 it moves every other scale, and codes near a boundary.
     mean = x.abs().mean(reduced, dtype=torch.float64, keepdim=True).to(compute_dtype(x))
     return (2.0 * mean / -low).clamp(min=SCALE_FLOOR)
@@ -133,7 +133,7 @@ def backward(
     clip_high: float | None,
     variant: Variant,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (cnn spec 1.5).
+    """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (docs/spec/cnn.md, 1.5).
 
     Args:
         gradient: Gradient of the values, as `x`.

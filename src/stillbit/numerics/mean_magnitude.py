@@ -9,12 +9,12 @@ from stillbit.numerics.all_reduce import mean_over_ranks
 from stillbit.numerics.grid import code_limits
 from stillbit.numerics.range_estimator import RangeEstimator
 
-_NEGATIVE_BELOW = -1e-5  # latents down to here count as rounding errors of 0 (vit spec 2.2)
+_NEGATIVE_BELOW = -1e-5  # latents down to here count as rounding errors of 0 (docs/spec/vit.md, 2.2)
 
 
 @final
 class MeanMagnitude(RangeEstimator):
-    """Gives the range whose symmetric grid has the scale `factor * mean|x| / sqrt(largest code)`, averaged over batches (vit spec 2.1).
+    """Return the range whose grid has the scale `factor * mean|x| / sqrt(largest code)`, averaged over batches (docs/spec/vit.md, 2.1).
 
     The factor is 2, as in the paper; 4 on grids that are unsigned by order and have several scales, as published for transformers.
 

@@ -1,4 +1,4 @@
-"""Ranges of least squared quantization error, by grid or by golden section (cnn spec 2.4).
+"""Ranges of least squared quantization error, by grid or by golden section (docs/spec/cnn.md, 2.4).
 
 The first batch decides whether the tensor is one-sided, and how far the search goes; both hold for all later batches.
 """

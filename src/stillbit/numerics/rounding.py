@@ -1,7 +1,7 @@
 """Rounding estimators: how the gradient passes a rounding. All round half to even in the forward pass but `Stochastic`.
 
 With `t` the position that is rounded and `h` the gradient that arrives at the rounded position, the gradient to `t` is
-`factor(t, h) * h` (cnn spec 1.4):
+`factor(t, h) * h` (docs/spec/cnn.md, 1.4):
 
     STE              1                                                     Bengio et al., arXiv 1308.3432
     EWGS             1 + factor * sign(h) * (t - round(t))                 Lee et al., arXiv 2104.00903, eq. 5

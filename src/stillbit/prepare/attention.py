@@ -1,4 +1,4 @@
-"""Attention layers: which can be quantized, what their products get, and how they are swapped (vit spec 3.3 to 4)."""
+"""Attention layers: which can be quantized, what their products get, and how they are swapped (docs/spec/vit.md, 3.3 to 4)."""
 
 import math
 import sys

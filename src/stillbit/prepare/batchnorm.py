@@ -1,7 +1,7 @@
 """Batch-norm re-estimation: running statistics from a clean pass over data (arXiv 2203.11086, section 3.2).
 
 Oscillating weights corrupt the running statistics: their average belongs to no set of weights that the network ever had.
-Re-estimation replaces it by the plain average over some batches of the weights as they are (cnn spec 5).
+Re-estimation replaces it by the plain average over some batches of the weights as they are (docs/spec/cnn.md, 5).
 """
 
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""calibrate: gives each quantizer its range, from data, in the order of the forward pass (cnn spec 7.3, step 2)."""
+"""calibrate: gives each quantizer its range, from data, in the order of the forward pass (docs/spec/cnn.md, 7.3, step 2)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

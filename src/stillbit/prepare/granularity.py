@@ -27,7 +27,7 @@ def layer_input_quantizer(layer: nn.Module, shape: tuple[int, ...], bits: int, c
 
 
 def input_scale_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantConfig) -> tuple[int, ...]:
-    """Gives the shape of the scale of a layer's input (vit spec 3.2).
+    """Gives the shape of the scale of a layer's input (docs/spec/vit.md, 3.2).
 
     >>> from stillbit.prepare.policy import QuantConfig
     >>> input_scale_shape(nn.Linear(192, 768), (1, 197, 192), QuantConfig(activation_scales="token"))

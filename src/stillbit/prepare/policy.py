@@ -1,4 +1,4 @@
-"""Which layer gets what: bits, policies, first- and last-layer rules, overrides by name (cnn spec 7.2).
+"""Which layer gets what: bits, policies, first- and last-layer rules, overrides by name (docs/spec/cnn.md, 7.2).
 
 | policy      | first layer | last layer | depthwise | activations                                                         |
 |-------------|-------------|------------|-----------|---------------------------------------------------------------------|
@@ -11,7 +11,7 @@
 | fc4_dw8     | 8           | 4          | 8         | as all                                                               |
 | vit         | 8           | 8          | b         | input of each layer; the image's and the classifier's at 8 bits      |
 
-`vit` (vit spec 3.3) also knows the sign of an activation by where it comes from: unsigned behind ReLU and GELU, else signed.
+`vit` (docs/spec/vit.md, 3.3) also knows the sign of an activation by where it comes from: unsigned behind ReLU and GELU, else signed.
 """
 
 import re

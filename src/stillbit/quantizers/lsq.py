@@ -33,8 +33,8 @@ class LSQ(Quantizer):
         scale_gradient: "none", or "lsq": multiply the gradients of scale and zero point by `(high * n) ** -0.5`, n being the number
             of latents that share a scale (the batch of this process included).
         published: Do what the published code does where it differs. With band "rounded" that is the CNN code: a scale below its
-            floor gets no gradient, ever, and the zero point's gradient counts its two uses apart, which matters under EWGS (cnn spec
-            1.5). With band "position" it is the ViT code (vit spec 2.1): the floor is 1e-5.
+            floor gets no gradient, ever, and the zero point's gradient counts its two uses apart, which matters under EWGS
+            (docs/spec/cnn.md, 1.5). With band "position" it is the ViT code (docs/spec/vit.md, 2.1): the floor is 1e-5.
 
     Attributes:
         scale: Parameter, `scale_shape`; the linear scale, or its logarithm.
@@ -82,7 +82,7 @@ class LSQ(Quantizer):
 
     @torch.no_grad()
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
+        """Sets scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
         fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
         self.scale.copy_(fitted.scale.log() if self.log_scale else fitted.scale)
         if self.zero_point is not None:

@@ -49,7 +49,7 @@ class FixedRange(Quantizer):
 
     @torch.no_grad()
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Sets scale, zero point and sign from a range of latents (cnn spec 1.2)."""
+        """Sets scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
         fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
         self.scale.copy_(fitted.scale)
         if self.zero_point is not None:
