@@ -44,7 +44,7 @@ def command(capsys):
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Prints the largest error by golden kind. Here and not in tests/golden: pytest-xdist's controller loads no deeper conftest."""
+    """Print the largest error by golden kind. Here and not in tests/golden: pytest-xdist's controller loads no deeper conftest."""
     largest: dict[str, float] = {}
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:

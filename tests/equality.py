@@ -4,7 +4,7 @@ import torch
 
 
 def assert_equal(there: object, here: object, path: str = "") -> None:
-    """Asserts that two nested structures hold equal tensors and numbers; names the first that differs."""
+    """Assert that two nested structures hold equal tensors and numbers; name the first that differs."""
     if isinstance(there, torch.Tensor):
         assert isinstance(here, torch.Tensor)
         assert torch.equal(there, here), path

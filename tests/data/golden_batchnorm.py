@@ -123,7 +123,7 @@ def _forward(
     *,
     track: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Gives the output and each layer's mean and unbiased variance; normalises by `running`, else by the batch's own statistics."""
+    """Return the output and each layer's mean and unbiased variance; normalises by `running`, else by the batch's own statistics."""
     x, statistics = tensors[batch].double(), {}
     for index, layer in enumerate(stack.layers):
         prefix = f"layer{index}."
@@ -156,7 +156,7 @@ def _quantized_input(stack: Stack, x: Tensor, delta: Tensor) -> Tensor:
 
 
 def _tracker(tensors: dict[str, Tensor], index: int, stack: Stack) -> PlainTracker:
-    """Gives a tracker in the middle of training: some weights frozen, not always where their latents round to."""
+    """Return a tracker in the middle of training: some weights frozen, not always where their latents round to."""
     generator = torch.Generator().manual_seed(50 + index)
     code = PlainGrid(stack.bits).quantize(tensors[f"layer{index}.weight"], tensors[f"layer{index}.delta_w"])[0]
     low, high = PlainGrid(stack.bits).limits

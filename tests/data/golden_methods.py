@@ -30,7 +30,7 @@ class Walk:
     moving_scale: bool = False
 
     def threshold_at(self, index: int) -> float:
-        """Gives the threshold after `index` steps; steps count from 1."""
+        """Return the threshold after `index` steps; steps count from 1."""
         if self.anneal is None:
             return self.threshold
         start, end, begin = self.anneal
@@ -73,7 +73,7 @@ def walk_files() -> Iterator[File]:
 
 
 def _walk_inputs(walk: Walk, grid: PlainGrid, generator: torch.Generator) -> dict[str, Tensor]:
-    """Gives latents that stay near a boundary each, by a noise of their own size, and now and then jump; some leave the grid."""
+    """Return latents that stay near a boundary each, by a noise of their own size, and now and then jump; some leave the grid."""
     delta = torch.tensor(0.11) if not walk.per_channel else 0.08 + 0.06 * torch.rand(walk.shape[0], 1, 1, 1, generator=generator)
     low, high = grid.limits
     zero = int(grid.zero_point(torch.tensor(walk.zero_float))) if walk.zero_float is not None else 0
@@ -200,7 +200,7 @@ def _damp_tensors(case: Damp, grid: PlainGrid, generator: torch.Generator) -> di
 
 
 def _latents(shape: tuple[int, ...], grid: PlainGrid, scale: Tensor, zero: int, generator: torch.Generator) -> Tensor:
-    """Gives latents over the grid and a step and a half beyond, none within 0.01 steps of a rounding boundary."""
+    """Return latents over the grid and a step and a half beyond, none within 0.01 steps of a rounding boundary."""
     low, high = grid.limits
     positions = low - 1.5 + (high - low + 3) * torch.rand(shape, generator=generator)
     nearest = positions.round()

@@ -71,7 +71,7 @@ class Run:
         return cosine(self.step, self.steps, _DAMPENING["start"], _DAMPENING["end"], _DAMPENING["rel_start"]) if self.mode == "b" else 0.0
 
     def train_step(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Takes one step; gives total loss, task loss and logits."""
+        """Take one step; return total loss, task loss and logits."""
         self.step += 1
         images, labels = self.batches[batch]
         self.network.model.train()
@@ -127,7 +127,7 @@ def _common(setting: Setting) -> tuple[dict[str, Tensor], File]:
 
 
 def _data(seed: int) -> dict[str, Tensor]:
-    """Gives a float network trained for a moment, and its data: noisy class templates."""
+    """Return a float network trained for a moment, and its data: noisy class templates."""
     torch.manual_seed(seed)
     templates = torch.randn(_ARCH["n_class"], *_ARCH["input"])
     data: dict[str, Tensor] = {}

@@ -119,7 +119,7 @@ def _quant_tensors(case: Quant, grid: PlainGrid, generator: torch.Generator) -> 
 
 
 def _inputs(case: Quant, grid: PlainGrid, delta: Tensor, zeta: Tensor | None, generator: torch.Generator) -> Tensor:
-    """Gives latents over the grid and two steps beyond: on ties and limits; in the log domain away from ties (exp differs by machine)."""
+    """Return latents over the grid and two steps beyond: on ties and limits; in the log domain away from ties (exp differs by machine)."""
     low, high = grid.limits
     positions = low - 2 + (high - low + 4) * torch.rand(case.shape, generator=generator)
     if case.log:

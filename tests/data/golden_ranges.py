@@ -144,7 +144,7 @@ class MSESearch:
         return errors.flatten(1).sum(1) if self.case.per_channel else errors.sum()[None]
 
     def _section(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Searches symmetric ranges; as published, the loss is summed, and given to scipy, in float32."""
+        """Search symmetric ranges; as published, the loss is summed, and given to scipy, in float32."""
 
         def loss(reach: float) -> np.float32:
             grid, delta, zeta = _fit(self.case, torch.tensor(0.0 if self.one_sided else -float(reach)), torch.tensor(float(reach)))

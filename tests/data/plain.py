@@ -51,7 +51,7 @@ class PlainGrid:
         return 0, 2**self.bits - 1
 
     def initial(self, x_min: Tensor, x_max: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gives delta and zeta of a range (docs/spec/cnn.md, 1.2)."""
+        """Return delta and zeta of a range (docs/spec/cnn.md, 1.2)."""
         low, high = x_min.clamp(max=0), x_max.clamp(min=EPS)
         top = self.limits[1]
         if self.symmetric:
@@ -74,7 +74,7 @@ class PlainGrid:
         return scale * (self.limits[0] - zero), scale * (self.limits[1] - zero)
 
     def quantize(self, x: Tensor, delta: Tensor, zeta: Tensor | None = None, pins: "Pins | None" = None) -> tuple[Tensor, Tensor]:
-        """Gives codes and values. The zero point is evaluated twice, as in the published code: under EWGS the gradients differ."""
+        """Return codes and values. The zero point is evaluated twice, as in the published code: under EWGS the gradients differ."""
         count = x.numel() // (len(x) if delta.numel() > 1 else 1)
         gamma = (self.limits[1] * count) ** -0.5 if self.gradient_scaling else 1.0
         scale = _scaled_gradient(self.scale(delta), gamma)
@@ -115,7 +115,7 @@ class PlainTracker:
         self.average: Tensor | None = None
 
     def update(self, x: Tensor, threshold: float) -> None:
-        """Takes the codes of a forward pass, pins included."""
+        """Take the codes of a forward pass, pins included."""
         x, m = x.detach(), self.momentum
         if self.previous is None:
             self.previous = x.clone()
@@ -140,7 +140,7 @@ class PlainTracker:
 
 
 def dampening(w: Tensor, grid: PlainGrid, delta: Tensor, zeta: Tensor | None = None, pins: Pins | None = None) -> tuple[Tensor, Tensor]:
-    """Gives the elementwise dampening loss, differentiable, and its target (docs/spec/cnn.md, 4)."""
+    """Return the elementwise dampening loss, differentiable, and its target (docs/spec/cnn.md, 4)."""
     target = grid.quantize(w, delta, zeta, pins)[1].detach()
     low, high = grid.ends(delta, zeta)
     return (target - torch.minimum(torch.maximum(w, low), high)) ** 2, target
@@ -153,7 +153,7 @@ def aggregate(losses: Tensor, how: str) -> Tensor:
 
 
 def cosine(step: float, steps: int, start: float, end: float, begin: float) -> float:
-    """Gives the published annealing (docs/spec/cnn.md, 6), which turns back after the last step."""
+    """Return the published annealing (docs/spec/cnn.md, 6), which turns back after the last step."""
     first = begin * steps
     phase = torch.pi * (step - first) / (steps - first)
     return start if step < first else end + 0.5 * (start - end) * (1 + float(torch.cos(torch.tensor(phase, dtype=torch.float64))))

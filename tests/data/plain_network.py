@@ -118,7 +118,7 @@ class Network:
         return {f"{name}.running_{kind}": getattr(norm, f"running_{kind}") for name, norm in self.norms.items() for kind in ("mean", "var")}
 
     def track(self, threshold: float | None) -> None:
-        """Lets the trackers see every forward pass from now on, or none."""
+        """Let the trackers see every forward pass from now on, or none."""
         for layer in self.tracked.values():
             layer.threshold = threshold
 
@@ -151,7 +151,7 @@ class Network:
 
 
 def fused_names(model: ReducedMobileNetV2) -> dict[str, dict[str, str | None]]:
-    """Gives the published name of each fused layer -> our names of its weight and batch norm."""
+    """Return the published name of each fused layer -> our names of its weight and batch norm."""
     found: dict[str, dict[str, str | None]] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -34,7 +34,7 @@ class Command:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """Gives the commands of a shell block.
+    """Return the commands of a shell block.
 
     Raises:
         PageError: If a line joins commands by something other than `&&`, or redirects anything but the output.
@@ -67,7 +67,7 @@ def _split(line: str, block: Block) -> Iterator[Command]:
 
 
 def check(command: Command, block: Block) -> None:
-    """Checks what a command names: verbs, options, recipes and their keys; scripts and their options; targets; extras.
+    """Check what a command names: verbs, options, recipes and their keys; scripts and their options; targets; extras.
 
     Raises:
         PageError: If something that it names does not exist.
@@ -91,7 +91,7 @@ def check(command: Command, block: Block) -> None:
 
 
 def run(command: Command, block: Block) -> str:
-    """Executes a `stillbit` command here, and gives what it prints.
+    """Execute a `stillbit` command here, and return what it prints.
 
     Raises:
         PageError: If it is another program, or ends with an exit code other than 0.

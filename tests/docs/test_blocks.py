@@ -52,7 +52,7 @@ def test_every_prelude_is_explained() -> None:
 
 
 def _take(block: Block, names: dict[str, Any]) -> str:
-    """Runs or parses a block, and gives what it prints."""
+    """Run or parse a block, and return what it prints."""
     printed = io.StringIO()
     if block.language == "python":
         code = compile("\n" * block.line + block.text, block.page, "exec")  # so that a traceback shows the page's line
@@ -76,7 +76,7 @@ def _take(block: Block, names: dict[str, Any]) -> str:
 
 
 def _check_names(block: Block) -> None:
-    """Looks up what a block that is not run takes from stillbit."""
+    """Look up what a block that is not run takes from stillbit."""
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "stillbit":
             module = importlib.import_module(node.module or "")

@@ -145,7 +145,7 @@ class Int4(Writer):
 
 
 def changed(model: onnx.ModelProto, **values: Any) -> onnx.ModelProto:
-    """Gives a model with another manifest."""
+    """Return a model with another manifest."""
     from stillbit.export.manifest import manifest_in
 
     copied = onnx.ModelProto()

@@ -15,7 +15,7 @@ def image(batch: int = 1) -> Tensor:
 
 
 def exportable(model: nn.Module, config: QuantConfig) -> nn.Module:
-    """Prepares and calibrates; batch norms get statistics and affine parameters as if they were trained."""
+    """Prepare and calibrate; batch norms get statistics and affine parameters as if they were trained."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -67,14 +67,14 @@ def train_batches(common: Case, dtype: torch.dtype) -> list[tuple[Tensor, Tensor
 
 
 def quantizer_tensor(model: nn.Module, common: Case, golden: str) -> Tensor:
-    """Gives the scale that the golden files call e.g. "features.1.conv.0.weight_quantizer.quantizer" (without the field's name)."""
+    """Return the scale that the golden files call e.g. "features.1.conv.0.weight_quantizer.quantizer" (without the field's name)."""
     layer, kind = golden.removesuffix(".quantizer").rsplit(".", 1)
     ours = common.config["fused_to_fp"][layer]["weight"]
     return model.get_submodule(f"{ours}.{'input' if kind.startswith('activation') else 'weight'}_quantizer").scale
 
 
 def golden_tensor(model: nn.Module, common: Case, golden: str) -> Tensor:
-    """Gives the parameter or buffer of a fused layer by its golden name."""
+    """Return the parameter or buffer of a fused layer by its golden name."""
     if golden.endswith("._delta"):
         return quantizer_tensor(model, common, golden.removesuffix("._delta"))
     layer, name = golden.rsplit(".", 1)
@@ -129,7 +129,7 @@ class Run:
         self.dampening = self._dampening()
 
     def _calibrated_model(self) -> ReducedMobileNetV2:
-        """Gives the model with the golden scales, which `check_data` compares: a digit in them would show in 12 float64 steps."""
+        """Return the model with the golden scales, which `check_data` compares: a digit in them would show in 12 float64 steps."""
         model = quantized_model(self.common)
         with torch.no_grad():
             for name in [name for name in self.common.tensors if name.startswith("init.")]:
@@ -154,7 +154,7 @@ class Run:
         return Dampening(self.model, weight=weight, aggregation=setting["aggregation"])
 
     def train_step(self) -> tuple[float, float, Tensor]:
-        """Takes one step; gives total loss, task loss and logits."""
+        """Take one step; return total loss, task loss and logits."""
         images, labels = self.batches[self.step % len(self.batches)]
         self.step += 1
         self.model.train()
@@ -184,7 +184,7 @@ class Run:
             self.errors.close("gradient", torch.stack(norms), self.case.tensors["grad_norm_step1_per_param"], "gradient norms")
 
     def evaluate(self) -> Tensor:
-        """Gives the held-out logits; the published tracker sees this pass too."""
+        """Return the held-out logits; the published tracker sees this pass too."""
         self.model.eval()
         with torch.no_grad():
             return self.model(self.held[0])

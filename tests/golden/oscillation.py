@@ -14,7 +14,7 @@ _SCALE_GRADIENT = 1e-4  # of the largest entry: float32 sums that cancel, in ano
 
 
 def check_tracker(case: Case) -> dict[str, float]:
-    """Replays a weight's recorded walk: codes, pins, histories and averages at every step or checkpoint."""
+    """Replay a weight's recorded walk: codes, pins, histories and averages at every step or checkpoint."""
     thresholds = case.tensors["threshold_all"]
     layer = _layer(case, case.tensors["weights"][0], case.tensors["delta"])
     freezing = Freezing(
@@ -66,7 +66,7 @@ def _check_checkpoint(case: Case, prefix: str, layer: nn.Module, freezing: Freez
 
 
 def check_damp(case: Case) -> dict[str, float]:
-    """Compares one layer's loss and gradients, from `penalty` and, for the weight, from the closed form too."""
+    """Compare one layer's loss and gradients, from `penalty` and, for the weight, from the closed form too."""
     layer = _layer(case, case.tensors["weight"], case.tensors["delta"])
     model, quantizer = nn.Sequential(layer), layer.weight_quantizer
     if case.config["frozen"]:
@@ -90,7 +90,7 @@ def check_damp(case: Case) -> dict[str, float]:
 
 
 def check_damp_total(case: Case) -> dict[str, float]:
-    """Compares the sum over a model's layers, 8-bit ones included."""
+    """Compare the sum over a model's layers, 8-bit ones included."""
     model = nn.Sequential()
     for name, bits in case.config["n_bits"].items():
         stored = {key.split(".")[1]: t for key, t in case.tensors.items() if key.startswith(f"layer{name}.")}
@@ -136,7 +136,7 @@ def _signed_lsq(bits: int, scale: Tensor) -> LSQ:
 
 
 def _quantized(weight: Tensor, quantizer: LSQ) -> nn.Module:
-    """Gives a quantized layer around a weight; one without axes of its own becomes the row of a linear layer."""
+    """Return a quantized layer around a weight; one without axes of its own becomes the row of a linear layer."""
     weight = weight if weight.dim() > 1 else weight[None]
     outputs, inputs, *kernel = weight.shape
     if kernel:
@@ -150,7 +150,7 @@ def _quantized(weight: Tensor, quantizer: LSQ) -> nn.Module:
 
 
 def _place(case: Case, layer: nn.Module, index: int) -> None:
-    """Puts the recorded weight, and scale, of a step."""
+    """Put the recorded weight, and scale, of a step."""
     with torch.no_grad():
         layer.weight.copy_(case.tensors["weights"][index].reshape(layer.weight.shape))
         if "delta_per_step" in case.tensors:
@@ -158,7 +158,7 @@ def _place(case: Case, layer: nn.Module, index: int) -> None:
 
 
 def _forward_backward(layer: nn.Module) -> Tensor:
-    """Gives the quantized weight; its gradient is 1 everywhere."""
+    """Return the quantized weight; its gradient is 1 everywhere."""
     layer.zero_grad()
     output = layer.weight_quantizer(layer.weight)
     output.sum().backward()

@@ -19,7 +19,7 @@ _PARAMETERS = {"_delta": "scale", "_zero_float": "zero_point"}  # the published 
 
 
 def check_quant(case: Case) -> dict[str, float]:
-    """Replays a case.
+    """Replay a case.
 
     Returns:
         The largest absolute error of each kind.
@@ -64,7 +64,7 @@ def _check(case: Case, *, published: bool) -> dict[str, float]:
 
 
 def _quantizer(case: Case, *, published: bool) -> LSQ:
-    """Builds the case's quantizer and gives it its range, in the form that the published one got, then the overrides."""
+    """Build the case's quantizer and give it its range, in the form that the published one got, then the overrides."""
     config, delta = case.config, case.tensors["delta"]
     scale_shape = tuple(delta.shape) if config["per_channel"] else (1,)
     quantizer = LSQ(

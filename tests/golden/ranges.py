@@ -33,7 +33,7 @@ def tolerance(config: dict[str, Any]) -> Tolerance:
 
 
 def check_range(case: Case) -> dict[str, float]:
-    """Replays a case.
+    """Replay a case.
 
     Returns:
         The largest absolute error of each kind (of loss tables: relative).
@@ -69,7 +69,7 @@ def check_batch(case: Case, index: int, ends: dict[str, Tensor], quantizer: LSQ 
 
 
 def build_estimator(config: dict[str, Any]) -> RangeEstimator:
-    """Makes the estimator that a case's configuration describes."""
+    """Make the estimator that a case's configuration describes."""
     if config["estimator"] == "MSE":
         ranges = RangeConfig(
             estimator="mse",

@@ -20,7 +20,7 @@ _EXACT = {"atol": 1e-9, "rtol": 1e-9}  # docs/spec/vit.md, 10, float64
 
 
 def check_full_model(case: Case) -> dict[str, float]:
-    """Compares float logits, calibrated scales, quantized logits, loss, gradient norms, and eight training steps."""
+    """Compare float logits, calibrated scales, quantized logits, loss, gradient norms, and eight training steps."""
     model = _float_model(case)
     fp = case if case.config["fp_file"] is None else Case.load(case.path.with_name(case.config["fp_file"]))
     load_published(model, {name.removeprefix("fp."): tensor for name, tensor in fp.tensors.items() if name.startswith("fp.")})
@@ -57,7 +57,7 @@ def _compare_logits(case: Case, model: nn.Module, name: str) -> dict[str, float]
 
 
 def _train(case: Case, model: nn.Module, report: ImportReport) -> dict[str, float]:
-    """Takes the steps on one batch; compares the losses, the first gradients, and where it ends."""
+    """Take the steps on one batch; compare the losses, the first gradients, and where it ends."""
     optimizer = _optimizer(case, model)
     distiller = Distiller(Says(case.tensors["teacher_logits"]))
     losses = []
@@ -90,7 +90,7 @@ def _compare_norms(case: Case, report: ImportReport, prefix: str, ours: Any) -> 
 
 
 def _optimizer(case: Case, model: nn.Module) -> torch.optim.Optimizer:
-    """Decays what has two dimensions or more, but scales, learned shifts, tokens and position embeddings (docs/spec/vit.md, 7)."""
+    """Decay what has two dimensions or more, except scales, learned shifts, tokens and position embeddings (docs/spec/vit.md, 7)."""
     config = case.config
     apart = {id(parameter) for parameter in (*undecayed(model), *scales(model))}
     groups = [

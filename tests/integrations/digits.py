@@ -50,5 +50,5 @@ def joint(model: nn.Module, lr: float = 0.05) -> JointOptimizer:
 
 
 def frozen(state: dict[str, Tensor]) -> int:
-    """Counts the pins of a model's state."""
+    """Count the pins of a model's state."""
     return sum(int((tensor != -128).sum()) for name, tensor in state.items() if name.endswith("pins"))

@@ -12,7 +12,7 @@ MOMENTUM = 0.1
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, after_step: Callable[[], None], steps: int = 12) -> None:
-    """Takes steps of a real gradient, with noise on weights that is a function of the step and makes codes flip."""
+    """Take steps of a real gradient, with noise on weights that is a function of the step and makes codes flip."""
     for step in range(steps):
         generator = torch.Generator().manual_seed(step)
         optimizer.zero_grad()
@@ -25,7 +25,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, af
 
 
 def check_tracking(model: nn.Module, tracking: Tracking, codes: Callable[[], dict[str, Tensor]], images: Tensor) -> None:
-    """Trains, and counts switches and oscillations from the library's own integers; demands the same of the method, bit by bit."""
+    """Train, and count switches and oscillations from the library's own integers; demand the same of the method, bit for bit."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
     tracking.attach(optimizer)
     previous = codes()

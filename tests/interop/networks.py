@@ -27,7 +27,7 @@ def prepared_deit(bits: str = "W3A4", image_size: int = 16, **settings: Any) -> 
 
 
 def published_deit(*, attention: str = "qkr", colours: int = 3, classes: int = 5) -> dict[str, Tensor]:
-    """Gives a state dict as the published code saves it: tokens 6, channels 12, heads 2."""
+    """Return a state dict as the published code saves it: tokens 6, channels 12, heads 2."""
     generator = torch.Generator().manual_seed(0)
 
     def of(*shape: int) -> Tensor:

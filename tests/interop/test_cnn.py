@@ -26,7 +26,7 @@ def prepared(**settings: Any) -> nn.Module:
 
 
 def published(*, asymmetric: bool = False) -> dict[str, Tensor]:
-    """Gives a state dict of `network` as the published code saves it; the image and the logits stay float."""
+    """Return a state dict of `network` as the published code saves it; the image and the logits stay float."""
     state = {
         "0.weight": torch.randn(4, 3, 3, 3),
         "1.weight": torch.randn(6, 4, 1, 1),

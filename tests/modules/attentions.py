@@ -25,7 +25,7 @@ QUANTIZED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def randomized(layer: nn.Module, *, deviation: float = 1.0) -> nn.Module:
-    """Draws every parameter, biases included, large enough for attention far from uniform; float64, evaluation."""
+    """Draw every parameter, biases included, large enough for attention far from uniform; float64, evaluation."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter, std=deviation)
     return layer.double().eval()
@@ -66,7 +66,7 @@ def reparameterized(*, published: bool = False) -> AttentionProducts:
 
 
 def with_products(layer: nn.Module, products: AttentionProducts) -> nn.Module:
-    """Gives a copy of the layer in its quantized form."""
+    """Return a copy of the layer in its quantized form."""
     return adopt(QUANTIZED[type(layer)], copy.deepcopy(layer), products=products)
 
 

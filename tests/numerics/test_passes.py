@@ -25,7 +25,7 @@ def snap(
     high: float,
     more: float,
 ) -> tuple[()]:
-    """Adds a multiple of the codes to a count, and moves the latents to their values."""
+    """Add a multiple of the codes to a count, and move the latents to their values."""
     (codes,) = kernels.code(latent, scale, zero_point, None, shift, low, high)
     count.add_(codes * factor + more)
     latent.copy_(kernels.value(codes, scale, zero_point, shift))

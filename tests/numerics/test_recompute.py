@@ -30,7 +30,7 @@ def ready(bits: int = 3, shape: tuple[int, ...] = (1,), **settings: Any) -> LSQ:
 
 @contextmanager
 def saved_storages() -> Iterator[set[int]]:
-    """Notes the storages that operations save as they are; what a context within packs otherwise does not come here."""
+    """Note the storages that operations save as they are; what a context within packs otherwise does not come here."""
     seen: set[int] = set()
 
     def pack(tensor: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ def one_weight(weight: float = 0.2, *, bits: int = 3) -> nn.Sequential:
 
 
 def place(model: nn.Module, *weights: float) -> None:
-    """Sets the weights of a model's first layer."""
+    """Set the weights of a model's first layer."""
     layer = model[0]
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weights).reshape(layer.weight.shape))
@@ -51,14 +51,14 @@ def network() -> nn.Sequential:
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
-    """Moves weights fast and scales slowly."""
+    """Move weights fast and scales slowly."""
     scales = [parameter for name, parameter in model.named_parameters() if name.endswith("scale")]
     weights = [parameter for name, parameter in model.named_parameters() if not name.endswith("scale")]
     return torch.optim.SGD([{"params": weights, "lr": 0.002}, {"params": scales, "lr": 1e-6}], momentum=0.9)
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Trains on noise that is a function of the step: large gradients, so that many codes flip."""
+    """Train on noise that is a function of the step: large gradients, so that many codes flip."""
     for step in steps:
         generator = torch.Generator().manual_seed(step)
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ OSCILLATION = (0.2, 0.4, 0.2)  # codes 1, 2, 1
 
 
 def drive(freezing: Freezing, *weights: float) -> Tensor:
-    """Drives a one-weight model by hand, and gives its pin."""
+    """Drive a one-weight model by hand, and return its pin."""
     for weight in weights:
         place(freezing.model, weight)
         freezing.after_step(1)

@@ -42,7 +42,7 @@ def network() -> nn.Sequential:
 
 
 def move(model: nn.Module, step: int) -> None:
-    """Takes a step's place: moves every weight, and leaves a gradient."""
+    """Take a step's place: move every weight, and leave a gradient."""
     generator = torch.Generator().manual_seed(step)
     for parameter in model.parameters():
         if parameter.dim() > 1:

@@ -20,7 +20,7 @@ def fit(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def oscillations(treat: str) -> tuple[int, float]:
-    """Gives the oscillations of the last 200 of 400 steps, and the weight's value at the end."""
+    """Return the oscillations of the last 200 of 400 steps, and the weight's value at the end."""
     model = one_weight(TARGET)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     if treat == "dampening":

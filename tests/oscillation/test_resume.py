@@ -29,7 +29,7 @@ METHODS: dict[str, Callable[[nn.Module], Method]] = {
 def run(
     make: Callable[[nn.Module], Method], steps: range, saved: io.BytesIO | None = None, *, attach_first: bool = False
 ) -> dict[str, Any]:
-    """Trains a fresh model from a saved state, if there is one; gives the state at the end."""
+    """Train a fresh model from a saved state, if there is one; return the state at the end."""
     model = network()
     optimizer = sgd(model)
     method = make(model)

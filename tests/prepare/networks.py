@@ -38,7 +38,7 @@ def _built(name: str) -> nn.Module:
 
 
 def whole(name: str) -> nn.Module:
-    """Gives a fresh copy of a network with random weights."""
+    """Return a fresh copy of a network with random weights."""
     return copy.deepcopy(_built(name))
 
 

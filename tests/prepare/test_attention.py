@@ -52,7 +52,7 @@ class Subclass(Attention):
 
 
 def with_attention(layer: nn.Module) -> nn.Module:
-    """Puts a layer in the place of the last attention of `vit`, whose first one stays."""
+    """Put a layer in the place of the last attention of `vit`, whose first one stays."""
     model = vit()
     model.blocks[1].attn = layer
     return model
@@ -85,7 +85,7 @@ UNKNOWN = {
 
 
 def refusal(model: nn.Module, config: QuantConfig, example: Tensor | None = None) -> str:
-    """Gives the message of the refusal, and checks that it is one line and that the model is as it was."""
+    """Return the message of the refusal, and check that it is one line and that the model is unchanged."""
     modules, state = dict(model.named_modules()), {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(PrepareError) as caught:
         prepare(model, config, example=image() if example is None else example)

@@ -22,7 +22,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 def pinned(model: nn.Module) -> nn.Module:
-    """Pins the first weight of each layer that has pins to the code 1."""
+    """Pin the first weight of each layer that has pins to the code 1."""
     for site in weight_sites(model):
         if site.quantizer.pins is not None:
             site.quantizer.pins.view(-1)[0] = 1

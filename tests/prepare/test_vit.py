@@ -119,7 +119,7 @@ def test_fused_attention_never_runs(build: Callable[[], nn.Module], attention: s
 
 
 def weights_in_use(model: nn.Module, x: Tensor, *, autocast: bool) -> dict[str, Tensor]:
-    """Gives the values of every quantized weight, products included, as a forward pass uses them."""
+    """Return the values of every quantized weight, products included, as a forward pass uses them."""
     seen: dict[str, Tensor] = {}
     handles = [
         site.quantizer.register_forward_hook(lambda _, __, value, name=site.name: seen.update({name: value}))

@@ -13,13 +13,13 @@ LAYERS = ("conv_stem", "blocks.0.conv_dw", "blocks.0.conv_pw")
 
 
 def series(steps: int, every: int, value: Any) -> Series:
-    """Gives a series of a function of the step."""
+    """Return a series of a function of the step."""
     places = tuple(range(0, steps + 1, every))
     return Series(places, tuple(float(value(place)) for place in places))
 
 
 def layer(name: str, place: int, steps: int, *, bits: int = 3) -> LayerHistory:
-    """Gives a layer whose weights swing, the more the later the layer."""
+    """Return a layer whose weights swing, the more the later the layer."""
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     count = (high - low + 2) * 10 + 1
     facts = LayerFacts(name, "LSQ", bits, low, high, 0.0, (16, 8, 1, 1), 128, 1, 48)
@@ -41,7 +41,7 @@ def layer(name: str, place: int, steps: int, *, bits: int = 3) -> LayerHistory:
 
 
 def recipe(**sections: Any) -> dict[str, Any]:
-    """Gives a recipe as plain data, with sections replaced."""
+    """Return a recipe as plain data, with sections replaced."""
     plain = {
         "model": {"name": "small_mobilenet", "weights": "runs/float_seed0/last.pt"},
         "data": {"name": "digits", "root": "data", "workers": 0},
@@ -53,7 +53,7 @@ def recipe(**sections: Any) -> dict[str, Any]:
 
 
 def history(name: str = "freeze", num_epochs: int = 10, **changes: Any) -> RunHistory:
-    """Gives a complete run with everything in its record, with fields replaced."""
+    """Return a complete run with everything in its record, with fields replaced."""
     steps = num_epochs * STEPS_PER_EPOCH
     loss = series(steps, 1, lambda step: 2.0 / (1 + 0.1 * step))
     epoch_loss = series(steps, STEPS_PER_EPOCH, lambda step: 2.1 / (1 + 0.1 * step))
@@ -82,12 +82,12 @@ def history(name: str = "freeze", num_epochs: int = 10, **changes: Any) -> RunHi
 
 
 def float_history(name: str = "float") -> RunHistory:
-    """Gives a run in full precision: nothing that belongs to a grid."""
+    """Return a run in full precision: nothing that belongs to a grid."""
     plain = recipe(quantization=None, freezing=None)
     kept = {key: one for key, one in history().steps.items() if key in ("loss", "accuracy")}
     return history(name, recipe=plain, steps=kept, layers=(), activations=(), batchnorms=(), other_bytes=8000)
 
 
 def old_history(name: str = "old") -> RunHistory:
-    """Gives a run whose record was written before there were figures by layer."""
+    """Return a run whose record was written before there were figures by layer."""
     return history(name, layers=(), activations=(), batchnorms=(), other_bytes=0, float_bytes=0)

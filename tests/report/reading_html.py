@@ -33,7 +33,7 @@ class Page(html.parser.HTMLParser):
 
     @classmethod
     def of(cls, text: str) -> "Page":
-        """Reads a page; asserts that it is well formed."""
+        """Read a page; assert that it is well formed."""
         page = cls()
         page.feed(text)
         page.close()

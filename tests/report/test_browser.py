@@ -23,7 +23,7 @@ def browser():
 
 @pytest.fixture
 def show(browser, tmp_path):
-    """Shows runs at a width; asserts that nothing went wrong."""
+    """Show runs at a width; assert that nothing went wrong."""
 
     def call(*histories, width=390, **preferences):
         path = tmp_path / "page.html"
@@ -39,7 +39,7 @@ def show(browser, tmp_path):
 
 
 def press(browser, key):
-    """Presses and lets go of a key."""
+    """Press and let go of a key."""
     for kind in ("keyDown", "keyUp"):
         browser.send(
             "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode={"ArrowLeft": 37, "ArrowUp": 38, "Tab": 9}[key]
@@ -47,7 +47,7 @@ def press(browser, key):
 
 
 def titles(browser):
-    """Gives the titles of the charts that are seen."""
+    """Return the titles of the charts that are seen."""
     return browser.evaluate("[...document.querySelectorAll('figure:not([hidden]) h3')].map((title) => title.textContent)")
 
 

@@ -8,7 +8,7 @@ from tests.report.reading_html import Page
 
 @pytest.fixture
 def read(monkeypatch):
-    """Lets folders be read as made-up runs."""
+    """Let folders be read as made-up runs."""
     monkeypatch.setattr(writing, "read_run", lambda folder: history(folder.name, folder=folder))
 
 

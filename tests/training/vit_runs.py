@@ -35,7 +35,7 @@ STEPS_PER_EPOCH = 20  # of 360 images, two micro-batches each
 
 
 def transformer(seed: int) -> nn.Module:
-    """Gives a random network of two heads and two blocks: 18 tokens, 10 classes."""
+    """Return a random network of two heads and two blocks: 18 tokens, 10 classes."""
     torch.manual_seed(seed)
     size = {"img_size": IMAGE_SIZE, "patch_size": 4, "in_chans": 1, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
     model: nn.Module = timm.create_model("deit_tiny_distilled_patch16_224", **size)
@@ -47,7 +47,7 @@ def transformer(seed: int) -> nn.Module:
 
 
 def build_student(data: Data, session: Session) -> nn.Module:
-    """Gives the student, prepared and calibrated. All ranks see one batch, so that any number of them starts from the same ranges."""
+    """Return the student, prepared and calibrated. All ranks see one batch, so that any number of them starts from the same ranges."""
     model = transformer(seed=0)
     session.place(model)
     prepare(model, QuantConfig.for_vit("W2A2"), example=torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.float64))
@@ -56,21 +56,21 @@ def build_student(data: Data, session: Session) -> nn.Module:
 
 
 def build_teacher(session: Session) -> Distiller:
-    """Gives a float teacher of other weights."""
+    """Return a float teacher of other weights."""
     teacher = transformer(seed=1)
     session.place(teacher)
     return Distiller(teacher)
 
 
 def build_methods(name: str, model: nn.Module) -> list[Method]:
-    """Gives methods that act within a few steps."""
+    """Return methods that act within a few steps."""
     if name == "annealing":
         return [Annealing(model, boundary_range=0.05, begin=STEPS_PER_EPOCH + 1), Tracking(model, ema_momentum=0.1)]
     return [Freezing(model, threshold=Cosine(0.12, 0.02, 2 * STEPS_PER_EPOCH, begin=0.1, before=0.0), ema_momentum=0.1)]
 
 
 def snapshot(model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Gives codes and free masks by site, and all parameters and buffers, pins among them."""
+    """Return codes and free masks by site, and all parameters and buffers, pins among them."""
     sites = weight_sites(model)
     return {
         "codes": {site.name: site.quantizer.code(site.latent()) for site in sites},
@@ -80,7 +80,7 @@ def snapshot(model: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def run(folder: Path, method: str, accumulation: int) -> None:
-    """Trains, and writes the trace of this rank."""
+    """Train, and write the trace of this rank."""
     annealed = method == "annealing"
     training = training_config(epochs=1 if annealed else 2, accumulation=accumulation, precision="fp64", reestimate_batches=0)
     data = load_some(data_config(image_size=IMAGE_SIZE, batch_size=BATCH_SIZE))
@@ -106,7 +106,7 @@ def run(folder: Path, method: str, accumulation: int) -> None:
 
 
 def main() -> None:
-    """Runs as the command line says."""
+    """Run as the command line says."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--method", choices=("annealing", "freezing"), required=True)

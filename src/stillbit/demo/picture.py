@@ -32,7 +32,7 @@ class Panel:
 
 
 def draw(panels: Mapping[str, Panel], title: str, path: Path) -> None:
-    """Draws one column a method: trajectories of a few weights above, the histogram of all the layer's latents below.
+    """Draw one column per method: trajectories of a few weights above, the histogram of all the layer's latents below.
 
     The weights are those that are most restless under the first method, the same in each column.
 
@@ -58,7 +58,7 @@ def draw(panels: Mapping[str, Panel], title: str, path: Path) -> None:
 
 
 def restless(panel: Panel, count: int) -> NDArray[np.intp]:
-    """Gives the weights whose code changes most often over the last steps, most restless first.
+    """Return the weights whose code changes most often over the last steps, most restless first.
 
     Args:
         panel: What is known of the layer.
@@ -73,7 +73,7 @@ def restless(panel: Panel, count: int) -> NDArray[np.intp]:
 
 
 def _trajectories(axes: Axes, distances: NDArray[np.floating]) -> None:
-    """Plots distances from the boundary between two codes; at 0.5 stand the grid points. The scale is linear near 0, else logarithmic."""
+    """Plot distances from the boundary between two codes; at 0.5 stand the grid points. The scale is linear near 0, else logarithmic."""
     tail = distances[-_TAIL:]
     steps = np.arange(len(distances) - len(tail), len(distances))
     axes.axhline(0.0, color=_RULE, linewidth=0.8, linestyle="--", zorder=0)

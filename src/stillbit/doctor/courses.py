@@ -121,7 +121,7 @@ def random_start(subject: RunSubject) -> Iterator[Found]:
 
 
 def standard_error(subject: RunSubject) -> float:
-    """Gives that of the last validation accuracy; 0 where the number of images is not known."""
+    """Return that of the last validation accuracy; 0 where the number of images is not known."""
     top1, count = subject.history.epochs.get("val_top1"), subject.history.epochs.get("val_count")
     if top1 is None or count is None or not top1.values or not count.values:
         return 0.0
@@ -129,7 +129,7 @@ def standard_error(subject: RunSubject) -> float:
 
 
 def _thirds(values: tuple[float, ...]) -> tuple[float, float]:
-    """Gives the mean of the first and of the last third."""
+    """Return the mean of the first and of the last third."""
     size = len(values) // 3
     return sum(values[:size]) / size, sum(values[-size:]) / size
 

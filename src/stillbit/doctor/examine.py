@@ -40,7 +40,7 @@ def examine(
     methods: Sequence[Method] = (),
     example: Any = None,
 ) -> Examination:
-    """Looks for what is wrong with a model and what trains it. Changes nothing.
+    """Look for what is wrong with a model and what trains it. Change nothing.
 
     Args:
         model: A prepared model, on any device.
@@ -67,7 +67,7 @@ def examine(
 
 
 def examine_run(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
-    """Looks for what is wrong with a run: its record, and what it has trained, on a batch of its images where they are at hand.
+    """Look for what is wrong with a run: its record, and what it has trained, on a batch of its images where they are at hand.
 
     Args:
         path: A run folder, of which the last checkpoint counts, or a checkpoint.
@@ -104,7 +104,7 @@ def examine_run(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
 
 
 def examine_file(path: Path | str) -> Examination:
-    """Looks for what is wrong with an exported file: ONNX, or packed safetensors.
+    """Look for what is wrong with an exported file: ONNX, or packed safetensors.
 
     Args:
         path: The file.
@@ -122,7 +122,7 @@ def examine_file(path: Path | str) -> Examination:
 
 
 def examine_path(path: Path | str, overrides: Sequence[str] = ()) -> Examination:
-    """Looks for what is wrong with a run folder, a checkpoint or an exported file, by what it is.
+    """Look for what is wrong with a run folder, a checkpoint or an exported file, by what it is.
 
     Args:
         path: One of them.
@@ -140,7 +140,7 @@ def examine_path(path: Path | str, overrides: Sequence[str] = ()) -> Examination
 
 
 def check(name: str, subjects: Sequence[Subject], missing: Mapping[type[Subject], str] | None = None) -> Examination:
-    """Checks every rule on the subjects that it is for.
+    """Check every rule on the subjects that it is for.
 
     Args:
         name: What is examined, for the reader.
@@ -185,7 +185,7 @@ def _run_subject(path: Path, trained: Trained | None, has_checkpoint: bool, unre
 
 
 def _model_subject(trained: Trained) -> ModelSubject:
-    """Builds the trained model and its optimizer, with the learning rates that the recipe begins with; the data, where it is at hand."""
+    """Build the trained model and its optimizer, with the learning rates that the recipe begins with; the data, where it is at hand."""
     model, recipe = build_trained(trained), trained.recipe
     settings = recipe.optimizer, recipe.scale_optimizer
     optimizer = build_optimizer(weights(model), scales(model), *settings, undecayed=undecayed(model))

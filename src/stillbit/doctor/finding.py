@@ -65,7 +65,7 @@ class Examination(Sequence[Finding]):
     @overload
     def __getitem__(self, index: slice) -> tuple[Finding, ...]: ...
     def __getitem__(self, index: int | slice) -> Finding | tuple[Finding, ...]:
-        """Gives a finding."""
+        """Return a finding."""
         return self.findings[index]
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Examination(Sequence[Finding]):
         return all(finding.severity == "note" for finding in self.findings)
 
     def counted(self) -> str:
-        """Says how many rules found something, as in `1 error, 2 warnings`.
+        """Return how many rules found something, as in `1 error, 2 warnings`.
 
         >>> Examination("net", (), ("a", "b"), ()).counted()
         'nothing wrong found'
@@ -99,7 +99,7 @@ class Examination(Sequence[Finding]):
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Gives plain data, for JSON."""
+        """Return plain data, for JSON."""
         return {"ok": self.ok, **asdict(self)}
 
     def _not_checked(self) -> str:
@@ -112,7 +112,7 @@ def _by_rule(findings: Sequence[Finding]) -> Iterator[list[Finding]]:
 
 
 def _told(findings: list[Finding]) -> list[str]:
-    """Tells what one rule found: of several places the first stands for all, and its figure with it."""
+    """Tell what one rule found: of several places the first stands for all, and its figure with it."""
     first = findings[0]
     others = [finding.where for finding in findings[1:_NAMED]]
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""

@@ -72,14 +72,14 @@ def threshold_low(subject: ModelSubject) -> Iterator[Found]:
 
 
 def below_momentum(where: str, threshold: float, momentum: float) -> Iterator[Found]:
-    """Says it, of a live method or a recipe: one oscillation sets the frequency to the momentum."""
+    """Report a live method or a recipe: one oscillation sets the frequency to the momentum."""
     if 0.0 < threshold < momentum:
         what = f"lowest threshold {threshold:g} is {threshold / momentum:.2g} x ema_momentum {momentum:g}: one oscillation pins a weight"
         yield Found(where, what, f"a threshold of 2 to 3 times the momentum, {2 * momentum:g} to {3 * momentum:g}, or a smaller momentum")
 
 
 def low_threshold(where: str, threshold: float, momentum: float) -> Iterator[Found]:
-    """Says it, of a live method or a recipe: two oscillations in short succession give twice the momentum."""
+    """Report a live method or a recipe: two oscillations in short succession give twice the momentum."""
     if momentum <= threshold < 2.0 * momentum:
         what = f"lowest threshold {threshold:g} is {threshold / momentum:.2g} x ema_momentum {momentum:g}: two oscillations pin a weight"
         yield Found(where, what, f"nothing in a short run; else 2 to 3 times the momentum, {2 * momentum:g} to {3 * momentum:g}")
@@ -157,12 +157,12 @@ def _freezings(subject: ModelSubject) -> list[Freezing]:
 
 
 def _lowest(method: Freezing) -> tuple[float, float]:
-    """Gives the lowest threshold that pins, and the momentum."""
+    """Return the lowest threshold that pins, and the momentum."""
     return min((value for value in _values(method.threshold) if value > 0.0), default=0.0), method.tracker.ema_momentum
 
 
 def _values(schedule: Schedule) -> list[float]:
-    """Gives a schedule's values over its steps; a schedule without an end is looked at over as many steps as points."""
+    """Return a schedule's values over its steps; a schedule without an end is looked at over as many steps as points."""
     steps = int(getattr(schedule, "steps", _POINTS))
     return [schedule(float(step)) for step in torch.linspace(1, max(steps, 1), _POINTS).tolist()]
 

@@ -77,6 +77,6 @@ def half_precision(subject: ModelSubject) -> Iterator[Found]:
 
 
 def stepped_by(optimizers: tuple[Optimizer, ...], wanted: Optimizer) -> bool:
-    """Says whether an optimizer is one of those, inside or outside of a wrapper."""
+    """Return whether an optimizer is one of those, inside or outside of a wrapper."""
     inner = [one for given in optimizers for one in (given, getattr(given, "optimizer", None))]
     return any(one is wanted for one in inner)

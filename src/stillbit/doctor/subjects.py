@@ -88,7 +88,7 @@ class RunSubject:
     unreadable: str = ""
 
     def setting(self, path: str, default: Any = None) -> Any:
-        """Gives a value of the recipe by its path, as in `freezing.ema_momentum`; `default` where there is none."""
+        """Return a value of the recipe by its path, as in `freezing.ema_momentum`; `default` where there is none."""
         value: Any = self.history.recipe
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else None
@@ -97,7 +97,7 @@ class RunSubject:
         return value
 
     def series(self, name: str) -> Series:
-        """Gives a figure of training.
+        """Return a figure of training.
 
         Raises:
             Unknown: If the record has fewer than two of it.
@@ -105,7 +105,7 @@ class RunSubject:
         return _enough(self.history.steps.get(name), name)
 
     def evaluations(self, name: str) -> Series:
-        """Gives a figure of epochs.
+        """Return a figure of epochs.
 
         Raises:
             Unknown: If the record has fewer than two of it.

@@ -184,13 +184,13 @@ def _low_bits(subject: RunSubject) -> bool:
 
 
 def _tail(series: Series) -> float:
-    """Gives the mean of the last tenth."""
+    """Return the mean of the last tenth."""
     last = series.values[-max(len(series.values) // 10, 1) :]
     return sum(last) / len(last)
 
 
 def _threshold(subject: RunSubject) -> tuple[float, float]:
-    """Gives the lowest threshold of the recipe, and the momentum."""
+    """Return the lowest threshold of the recipe, and the momentum."""
     given = subject.setting("freezing.ema_momentum")
     momentum = momentum_for(subject.scheduled_steps) if given is None else given
     first = subject.setting("freezing.threshold", 0.1)
@@ -199,7 +199,7 @@ def _threshold(subject: RunSubject) -> tuple[float, float]:
 
 
 def _reestimation(subject: RunSubject) -> tuple[float, float]:
-    """Gives the last accuracies before and after re-estimation; equal where there was none."""
+    """Return the last accuracies before and after re-estimation; equal where there was none."""
     before, after = (subject.history.epochs.get(name) for name in ("val_top1_before_reestimation", "val_top1"))
     if before is None or after is None or not before.values or not after.values:
         return 0.0, 0.0

@@ -20,7 +20,7 @@ _LINES = 24  # layers that are listed one by one
 
 
 def check_card(path: Path) -> None:
-    """Looks at what would be replaced by the card of a file.
+    """Look at what would be replaced by the card of a file.
 
     Raises:
         ExportError: If it is another text than a card, or the file itself.
@@ -33,7 +33,7 @@ def check_card(path: Path) -> None:
 
 
 def write_card(path: Path, packed: PackedModel) -> None:
-    """Writes NAME.md beside NAME.safetensors; the section on licence and sources of a card that is there stays.
+    """Write NAME.md beside NAME.safetensors; the section on licence and sources of a card that is there stays.
 
     Args:
         path: The packed file.
@@ -48,7 +48,7 @@ def write_card(path: Path, packed: PackedModel) -> None:
 
 
 def model_card(path: Path, packed: PackedModel) -> str:
-    """Gives the text of a card, up to the heading of the section that the user fills in.
+    """Return the text of a card, up to the heading of the section that the user fills in.
 
     Args:
         path: The packed file.

@@ -31,7 +31,7 @@ _DEVICES = ("cpu",)
 
 
 def to_document(program: Program) -> dict[str, Any]:
-    """Gives a program's calls; its tensors are stored apart.
+    """Return a program's calls; its tensors are stored apart.
 
     Args:
         program: The program.
@@ -54,12 +54,12 @@ def to_document(program: Program) -> dict[str, Any]:
 
 
 def tensor_names(program: Program) -> set[str]:
-    """Gives the names of the tensors that a program reads."""
+    """Return the names of the tensors that a program reads."""
     return {str(node.target) for node in program.module.graph.nodes if node.op == "get_attr"}
 
 
 def from_document(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
-    """Makes a program of what `to_document` gave.
+    """Make a program of what `to_document` gave.
 
     Args:
         document: As it was given; it may have been through JSON.
@@ -81,7 +81,7 @@ def from_document(document: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
 
 
 def checked_name(name: str) -> str:
-    """Gives the name of a tensor back.
+    """Return the name of a tensor back.
 
     Raises:
         ExportError: If it is none: letters, digits and a few signs, parted by dots.
@@ -92,7 +92,7 @@ def checked_name(name: str) -> str:
 
 
 def operation(name: str) -> Callable[..., Any]:
-    """Gives the operation of a name, e.g. "aten.conv2d.default" or "operator.mul".
+    """Return the operation of a name, e.g. "aten.conv2d.default" or "operator.mul".
 
     Raises:
         ExportError: If it is not allowed in a program, or this version of torch has none such.

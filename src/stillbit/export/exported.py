@@ -30,7 +30,7 @@ def export_program(
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> ExportedProgram:
-    """Writes a trained network as a program of torch.export, which `torch.export.load` reads without stillbit. The batch is free.
+    """Write a trained network as a program of torch.export, which `torch.export.load` reads without stillbit. The batch is free.
 
     Weights are stored as int8 or uint8 codes. The file is read again, and run on batches of 1 and 3, before it takes its name.
 
@@ -69,7 +69,7 @@ def export_program(
 
 
 def plain(program: Program) -> ExportedProgram:
-    """Gives a program in PyTorch's own operations alone: the two of ops.py become the arithmetic that they are."""
+    """Return a program in PyTorch's own operations alone: the two of ops.py become the arithmetic that they are."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(program.module.graph, {}))
     for node in graph.nodes:
@@ -85,7 +85,7 @@ def plain(program: Program) -> ExportedProgram:
 def _fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, low: int, high: int, clip: list[float] | None, label: str
 ) -> Tensor:
-    """Does what `torch.ops.stillbit.fake_quantize` does, operation by operation."""
+    """Do what `torch.ops.stillbit.fake_quantize` does, operation by operation."""
     del label
     latent = x if clip is None else torch.nn.functional.hardtanh(x, clip[0], clip[1])
     position = latent / scale
@@ -95,7 +95,7 @@ def _fake_quantize(
 
 
 def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, bits: int, label: str) -> Tensor:
-    """Does what `torch.ops.stillbit.dequantize` does."""
+    """Do what `torch.ops.stillbit.dequantize` does."""
     del bits, label
     return _values(codes.to(scale.dtype), scale, zero_point, shift)
 

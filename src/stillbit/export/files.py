@@ -9,7 +9,7 @@ from stillbit.errors import ExportError
 
 
 def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Writes a file so that at every moment `path` holds what it held before or the new content, whole.
+    """Write a file so that at every moment `path` holds what it held before or the new content, whole.
 
     Args:
         path: The file; its folder exists.

@@ -127,7 +127,7 @@ class Inspection:
 
 @requires("export")
 def inspect(path: Path | str) -> Inspection:
-    """Looks into an exported file: ONNX, or packed safetensors.
+    """Look into an exported file: ONNX, or packed safetensors.
 
     Raises:
         ExportError: If it is none of ours, cut, or ONNX Runtime refuses it.
@@ -163,13 +163,13 @@ def _inspect_packed(path: Path) -> Inspection:
 
 
 def _stored_sizes(path: Path) -> dict[str, int]:
-    """Gives the bytes of a safetensors file's tensors, without the document that describes the graph."""
+    """Return the bytes of a safetensors file's tensors, without the document that describes the graph."""
     with safe_open(path, framework="pt") as file:
         return {name: file.get_tensor(name).nbytes for name in file.keys() if name != _DOCUMENT}  # noqa: SIM118 - not a dict
 
 
 def _codes_name(program: Program, name: str) -> str:
-    """Gives the name of the tensor that a layer's weight is, or is made of."""
+    """Return the name of the tensor that a layer's weight is, or is made of."""
     (node,) = (one for one in program.module.graph.nodes if one.name == name)
     sources = [source_of(one) for one in node.args[:2]]
     (weight,) = (one for one in sources if one.op == "get_attr" or operation_of(one) == "dequantize")
@@ -182,7 +182,7 @@ def _row(layer: Layer, sizes: dict[str, int], kernels: dict[str, str]) -> LayerR
 
 
 def _weight_bytes(model: Any, manifest: Manifest, where: str) -> dict[str, int]:
-    """Gives the bytes of weights: of codes by name of the initializer, of float weights by name of the node."""
+    """Return the bytes of weights: of codes by name of the initializer, of float weights by name of the node."""
     sizes = stored_bytes(model, [layer.codes for layer in manifest.layers if layer.weight is not None and layer.codes is not None], where)
     tensors = {tensor.name: tensor_bytes(tensor) for tensor in model.graph.initializer}
     producers = {output: node for node in model.graph.node for output in node.output}
@@ -192,7 +192,7 @@ def _weight_bytes(model: Any, manifest: Manifest, where: str) -> dict[str, int]:
 
 
 def _back(node: Any, producers: dict[str, Any]) -> list[str]:
-    """Gives the names of a node's second input and of what it was made of, by their first inputs."""
+    """Return the names of a node's second input and of what it was made of, by their first inputs."""
     names = [node.input[1]] if len(node.input) > 1 else []
     while names and names[-1] in producers and producers[names[-1]].input:
         names.append(producers[names[-1]].input[0])

@@ -16,7 +16,7 @@ _REACH = 8  # operations behind a node that may be fused into it
 
 
 def kernels_used(model: Any, optimized: Any, nodes: list[str]) -> dict[str, str]:
-    """Finds the kernels of nodes.
+    """Find the kernels of nodes.
 
     Args:
         model: The file, an `onnx.ModelProto`.
@@ -38,7 +38,7 @@ def _plain(name: str) -> str:
 
 
 def _behind(graph: Any, node: Any, by_output: dict[str, str]) -> str:
-    """Follows a node's output until one is found that a kernel gives."""
+    """Follow a node's output until one is found that a kernel gives."""
     for _ in range(_REACH):
         if node is None:
             return ""

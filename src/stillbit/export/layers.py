@@ -71,14 +71,14 @@ class LayerInfo:
 
 
 def layers_of(program: Program) -> list[LayerInfo]:
-    """Gives the layers of a program in order."""
+    """Return the layers of a program in order."""
     shapes = shapes_of(program)
     calls = [node for node in program.module.graph.nodes if node.op == "call_function"]
     return [_layer(node, shapes) for node in calls if is_product(node)]
 
 
 def shapes_of(program: Program, batch: int = 1) -> dict[str, tuple[int, ...]]:
-    """Gives the shapes of all results for a batch of that size, by name of the node; nothing is computed."""
+    """Return the shapes of all results for a batch of that size, by name of the node; nothing is computed."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         recorder = _Shapes(program.module)
         recorder.run(mode.from_tensor(torch.zeros(batch, *program.input_shape)))
@@ -86,12 +86,12 @@ def shapes_of(program: Program, batch: int = 1) -> dict[str, tuple[int, ...]]:
 
 
 def is_product(node: fx.Node) -> bool:
-    """Says whether a node multiplies: a convolution, a linear layer, or a product of matrices."""
+    """Return whether a node multiplies: a convolution, a linear layer, or a product of matrices."""
     return node.op == "call_function" and operation_of(node) in (*_CONVOLUTIONS, *_TRANSPOSED, "linear", *_PRODUCTS)
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """Gives where elements come from, past all operations that only move them or add a constant."""
+    """Return where elements come from, past all operations that only move them or add a constant."""
     while True:
         operation = operation_of(node)
         arguments = [one for one in node.args[:2] if isinstance(one, fx.Node)]
@@ -104,7 +104,7 @@ def source_of(node: fx.Node) -> fx.Node:
 
 
 def operation_of(node: fx.Node) -> str:
-    """Gives the name of a call without namespace and overload, "conv2d"; of another node, its kind.
+    """Return the name of a call without namespace and overload, "conv2d"; of another node, its kind.
 
     >>> operation_of(fx.Graph().call_function(torch.ops.aten.relu.default))
     'relu'
@@ -163,7 +163,7 @@ def _groups(kind: str, node: fx.Node) -> int:
 
 
 def _sizes(kind: str, left: tuple[int, ...], right: tuple[int, ...], output: tuple[int, ...]) -> tuple[int, int]:
-    """Gives the products summed for an output, and all products."""
+    """Return the products summed for an output, and all products."""
     if kind in _CONVOLUTIONS:
         return prod(right[1:]), prod(right[1:]) * prod(output)
     if kind in _TRANSPOSED:  # weight (in, out / groups, ...): every input meets all of its row

@@ -111,12 +111,12 @@ class Manifest:
     format: int = FORMAT
 
     def to_json(self) -> str:
-        """Gives the text that the file carries."""
+        """Return the text that the file carries."""
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
 
 
 def manifest_of(text: str, where: str) -> Manifest:
-    """Reads what `Manifest.to_json` gave.
+    """Read what `Manifest.to_json` gave.
 
     Args:
         text: JSON.
@@ -137,7 +137,7 @@ def manifest_of(text: str, where: str) -> Manifest:
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """Reads the description of an ONNX file.
+    """Read the description of an ONNX file.
 
     Raises:
         ExportError: If it is no ONNX file, or not one of ours.
@@ -154,7 +154,7 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def manifest_in(model: Any, where: str) -> Manifest:
-    """Reads the description of an ONNX model (`onnx.ModelProto`); errors as `read_manifest`."""
+    """Read the description of an ONNX model (`onnx.ModelProto`); errors as `read_manifest`."""
     texts = [entry.value for entry in model.metadata_props if entry.key == KEY]
     if not texts:
         raise ExportError(f"{where}: no description of ours in its metadata; allowed: a file that stillbit exported")
@@ -162,7 +162,7 @@ def manifest_in(model: Any, where: str) -> Manifest:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    """Makes a value of that type out of JSON, or says what is wrong with it."""
+    """Make a value of that type out of JSON, or return what is wrong with it."""
     options = [kind] if not isinstance(kind, types.UnionType) else list(typing.get_args(kind))
     if value is None and type(None) in options:
         return None

@@ -26,7 +26,7 @@ def export_onnx(
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Manifest:
-    """Writes a trained network as an ONNX file that runtimes execute on integer kernels.
+    """Write a trained network as an ONNX file that runtimes execute on integer kernels.
 
     Args:
         model: A prepared and trained model, in float32, or a program of it; stays as it is.

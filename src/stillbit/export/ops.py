@@ -15,7 +15,7 @@ from stillbit.numerics.grid import Grid
 def fake_quantize(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, low: int, high: int, clip: list[float] | None, label: str
 ) -> Tensor:
-    """Gives the values of the codes of `x`.
+    """Return the values of the codes of `x`.
 
     Args:
         x: Latents.
@@ -43,7 +43,7 @@ def _(
 
 @torch.library.custom_op("stillbit::dequantize", mutates_args=())
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, bits: int, label: str) -> Tensor:
-    """Gives the values of codes of a weight.
+    """Return the values of codes of a weight.
 
     Args:
         codes: Whole numbers, int8 or uint8.
@@ -69,7 +69,7 @@ def _(codes: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, bit
 def code_of(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, low: int, high: int, clip: list[float] | None, label: str
 ) -> Tensor:
-    """Gives the codes of `x` as a float tensor; takes what `fake_quantize` takes."""
+    """Return the codes of `x` as a float tensor; take what `fake_quantize` takes."""
     del label
     latent = x if clip is None else torch.nn.functional.hardtanh(x, clip[0], clip[1])
     return grids.code(latent, _grid(scale, zero_point, shift, low, high))

@@ -39,7 +39,7 @@ class PackedModel(nn.Module):
         return {site: self.network.get_buffer(name) for site, name in self.manifest["sites"].items()}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the output for a batch.
+        """Return the output for a batch.
 
         Args:
             x: float32, (batch, *manifest["input_shape"]).
@@ -54,7 +54,7 @@ class PackedModel(nn.Module):
 
 
 def load_packed(path: Path | str) -> PackedModel:
-    """Reads a network that `export_packed` wrote, onto the CPU. Nothing in the file is executed but PyTorch's own operations.
+    """Read a network that `export_packed` wrote, onto the CPU. Nothing in the file is executed but PyTorch's own operations.
 
     Args:
         path: The file.

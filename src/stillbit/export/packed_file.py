@@ -49,7 +49,7 @@ class Content:
 
 
 def write_content(path: Path, content: Content, widths: Mapping[str, int], check: Callable[[Path], None] | None = None) -> None:
-    """Writes a packed file, whole or not at all.
+    """Write a packed file, whole or not at all.
 
     Args:
         path: The file.
@@ -73,7 +73,7 @@ def write_content(path: Path, content: Content, widths: Mapping[str, int], check
 
 
 def read_content(path: Path) -> Content:
-    """Reads a packed file. Nothing in it is executed.
+    """Read a packed file. Nothing in it is executed.
 
     Raises:
         ExportError: If there is no such file, it is cut, damaged, foreign, or of a newer stillbit.
@@ -184,7 +184,7 @@ def _tensor_of(content: bytes) -> Tensor:
 
 
 def _inflated(tensor: Tensor, limit: int) -> bytes:
-    """Undoes zlib, up to so many bytes: a small file must not fill the memory."""
+    """Undo zlib, up to so many bytes: a small file must not fill the memory."""
     content = zlib.decompressobj().decompress(_bytes(tensor), limit + 1)
     if len(content) > limit:
         raise ValueError(f"more than {limit} bytes")

@@ -31,7 +31,7 @@ def export_packed(
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float] | None = None,
 ) -> PackedModel:
-    """Writes a trained network as one safetensors file whose size is that of its bits, and a model card, NAME.md, beside it.
+    """Write a trained network as one safetensors file whose size is that of its bits, and a model card, NAME.md, beside it.
 
     The file is read again and run on the example before it takes its name.
 
@@ -69,7 +69,7 @@ def export_packed(
 
 
 def float_bytes(model: nn.Module) -> int:
-    """Gives the bytes of a network's own parameters and statistics in float32, quantizers and counters apart."""
+    """Return the bytes of a network's own parameters and statistics in float32, quantizers and counters apart."""
     own = {
         id(tensor)
         for module in model.modules()
@@ -99,7 +99,7 @@ def _content(model: nn.Module, program: Program, **given: Any) -> Content:
 
 
 def _entries(model: nn.Module, read: set[str]) -> dict[str, Tensor]:
-    """Gives the state dict without pins, and without the latents of which codes are all that is needed."""
+    """Return the state dict without pins, and without the latents of which codes are all that is needed."""
     sites = weight_sites(model)
     needed = {id(parameter) for site in sites if site.quantizer.bypass for parameter in site.parameters}
     left_out = {id(parameter) for site in sites for parameter in site.parameters} - needed

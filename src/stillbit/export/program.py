@@ -27,11 +27,11 @@ class Program:
     input_shape: tuple[int, ...]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Gives all tensors by name."""
+        """Return all tensors by name."""
         return dict(self.module.state_dict())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Gives the output for a batch."""
+        """Return the output for a batch."""
         output: Tensor = self.module(x)
         return output
 
@@ -65,7 +65,7 @@ class Reference:
 
 
 def build_program(calls: list[Call], tensors: Mapping[str, Tensor], output: Any, input_shape: tuple[int, ...]) -> Program:
-    """Makes a program of its calls.
+    """Make a program of its calls.
 
     Args:
         calls: In order; each refers to earlier ones.
@@ -95,7 +95,7 @@ def build_program(calls: list[Call], tensors: Mapping[str, Tensor], output: Any,
 
 
 def map_references(value: Any, function: Callable[[Reference], Any]) -> Any:
-    """Gives nested tuples, lists and dicts with each reference replaced."""
+    """Return nested tuples, lists and dicts with each reference replaced."""
     if isinstance(value, Reference):
         return function(value)
     if isinstance(value, tuple | list):
@@ -106,7 +106,7 @@ def map_references(value: Any, function: Callable[[Reference], Any]) -> Any:
 
 
 def references(value: Any) -> Iterator[str]:
-    """Gives the names that nested arguments refer to."""
+    """Return the names that nested arguments refer to."""
     if isinstance(value, Reference):
         yield value.name
     elif isinstance(value, tuple | list):
@@ -132,7 +132,7 @@ def _tree(tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def operation_name(target: Callable[..., Any] | str) -> str:
-    """Gives the name of an operation: "aten.conv2d.default", "operator.mul".
+    """Return the name of an operation: "aten.conv2d.default", "operator.mul".
 
     >>> operation_name(torch.ops.aten.relu.default)
     'aten.relu.default'
@@ -141,7 +141,7 @@ def operation_name(target: Callable[..., Any] | str) -> str:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """Gives all arguments of an operation of PyTorch by name, defaults included."""
+    """Return all arguments of an operation of PyTorch by name, defaults included."""
     assert isinstance(node.target, torch._ops.OpOverload)
     given: dict[str, Any] = dict(node.kwargs)
     for argument, value in zip(node.target._schema.arguments, node.args, strict=False):

@@ -39,7 +39,7 @@ class Replay:
         self._dtype = dtype
 
     def __call__(self, x: Tensor, codes: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Quantized], Tensor]:
-        """Runs it on a batch.
+        """Run it on a batch.
 
         Args:
             x: The batch.
@@ -55,12 +55,12 @@ class Replay:
 
 
 def quantizer_names(program: Program) -> list[str]:
-    """Gives the names of a program's activation quantizers in order; one that is called again has a number."""
+    """Return the names of a program's activation quantizers in order; one that is called again has a number."""
     return numbered(list(_labels(program.module.graph)))
 
 
 def numbered(labels: list[str]) -> list[str]:
-    """Gives names as `quantizer_names` gives them.
+    """Return names as `quantizer_names` gives them.
 
     >>> numbered(["a", "b", "a"])
     ['a', 'b', 'a (2)']

@@ -21,7 +21,7 @@ Session = Callable[[Array], dict[str, Array]]
 
 
 def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = False, where: str = "the file") -> Session:
-    """Loads an ONNX model into a runtime, on the CPU.
+    """Load an ONNX model into a runtime, on the CPU.
 
     Args:
         model: An `onnx.ModelProto` with one input.
@@ -54,14 +54,14 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
 
 
 def runtime_version(runtime: str) -> str:
-    """Gives a runtime's name and version as they are printed: "ONNX Runtime 1.23.0"."""
+    """Return a runtime's name and version as they are printed: "ONNX Runtime 1.23.0"."""
     import importlib.metadata
 
     return f"{'ONNX Runtime' if runtime == 'onnxruntime' else 'OpenVINO'} {importlib.metadata.version(runtime)}"
 
 
 def with_outputs(model: Any, names: Iterable[str]) -> Any:
-    """Gives a copy of a model that has uint8 tensors as outputs, too, with no value computed otherwise."""
+    """Return a copy of a model that has uint8 tensors as outputs, too, with no value computed otherwise."""
     import onnx
 
     copied = onnx.ModelProto()
@@ -74,7 +74,7 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
 
 
 def optimized(model: Any, *, precise: bool = False, where: str = "the file") -> Any:
-    """Gives the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`.
+    """Return the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`.
 
     Raises:
         ExportError: If ONNX Runtime refuses the file.
@@ -125,7 +125,7 @@ def _openvino(model: Any, precise: bool) -> Session:
 
 @cache
 def _one_core(make: Callable[[], Any]) -> Any:
-    """Gives OpenVINO's core: one for all sessions, for as long as the process lives.
+    """Return OpenVINO's core: one for all sessions, for as long as the process lives.
 
     The first compilation of a core gives the thread a stack for signals, and its end puts back the one before. Of two cores that end in
     the order in which they began, the second puts back the first's, whose memory is gone: the next signal that Python handles (Ctrl-C,
@@ -135,7 +135,7 @@ def _one_core(make: Callable[[], Any]) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """Gives an error as one line, without the places in a runtime's own source that it passed."""
+    """Return an error as one line, without the places in a runtime's own source that it passed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from ")]
     text = "; ".join(lines)
     return f"{type(error).__name__}: {text if len(text) <= _LONGEST else f'... {text[-_LONGEST:]}'}"

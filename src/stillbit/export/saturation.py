@@ -59,7 +59,7 @@ class Saturation:
 
     @classmethod
     def of(cls, layer: str, rows: Array, activation: int) -> "Saturation":
-        """Finds the largest sums.
+        """Find the largest sums.
 
         Args:
             layer: Name of the layer.
@@ -77,7 +77,7 @@ class Saturation:
 
 
 def saturation_of(program: Program) -> list[Saturation]:
-    """Gives the largest sums of a program's layers that multiply codes of weights by codes of activations.
+    """Return the largest sums of a program's layers that multiply codes of weights by codes of activations.
 
     A file may multiply codes by more (twice the code plus 1 on StatsQ's grid, and a factor for a finer bias): `saturation_in` says of it.
     """
@@ -100,7 +100,7 @@ def saturation_of(program: Program) -> list[Saturation]:
 
 
 def saturation_in(model: Any, manifest: Manifest, where: str = "the file") -> list[Saturation]:
-    """Gives the largest sums of the layers of an ONNX file (`onnx.ModelProto`) that multiply codes by codes."""
+    """Return the largest sums of the layers of an ONNX file (`onnx.ModelProto`) that multiply codes by codes."""
     nodes = {node.name: node for node in model.graph.node}
     producers = {output: node for node in model.graph.node for output in node.output}
     places = {place.codes: place for place in manifest.activations}
@@ -115,7 +115,7 @@ def saturation_in(model: Any, manifest: Manifest, where: str = "the file") -> li
 
 
 def saturation_lines(layers: Sequence[Saturation]) -> list[str]:
-    """Says what can overflow, and what to do."""
+    """Return what can overflow, and what to do."""
     if not layers:
         return ["saturation: no layer multiplies codes by codes"]
     largest = max(layers, key=lambda one: one.accumulator)
@@ -136,7 +136,7 @@ def saturation_lines(layers: Sequence[Saturation]) -> list[str]:
 
 
 def _rows(codes: Array, kind: str, groups: int) -> Array:
-    """Gives a weight's codes, one row an output."""
+    """Return a weight's codes, one row an output."""
     if kind.startswith("conv_transpose"):  # (inputs, outputs / groups, ...)
         parts = codes.reshape(groups, len(codes) // groups, codes.shape[1], -1)
         return parts.transpose(0, 2, 1, 3).reshape(groups * codes.shape[1], -1)
@@ -153,7 +153,7 @@ def _stored_rows(codes: Array, layer: Layer, node: Any) -> Array:
 
 
 def _codes_before(name: str, producers: dict[str, Any], places: dict[str, Activation]) -> Activation | None:
-    """Gives the activation whose codes a tensor holds, past all that only moves them; None: it is float."""
+    """Return the activation whose codes a tensor holds, past all that only moves them; None: it is float."""
     while name not in places:
         node = producers.get(name)
         if node is None or node.op_type not in _MOVES:

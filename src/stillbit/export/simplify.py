@@ -16,7 +16,7 @@ _SMALL = 4096  # bytes; what is computed now may be larger than what it is compu
 
 
 def simplify(exported: ExportedProgram, input_shape: tuple[int, ...]) -> Program:
-    """Makes a program of a trace.
+    """Make a program of a trace.
 
     Left out are: what the output does not need; dropout, conversions and slices that change nothing. What does not hang on the input
     is computed now and becomes a tensor of its own, unless that would store more bytes (position biases of windows). An operation
@@ -70,7 +70,7 @@ class _Simplifier:
                 self._now[node] = self._constant(name, stored[spec.target])
 
     def _free(self, name: str) -> str:
-        """Gives the name, or one like it: a parameter may be called as an operation is, or as the input."""
+        """Return the name, or one like it: a parameter may be called as an operation is, or as the input."""
         while name in self._taken:
             name += "_"
         self._taken.add(name)
@@ -122,7 +122,7 @@ class _Simplifier:
 
 
 def _needed(graph: fx.Graph) -> set[fx.Node]:
-    """Gives the nodes that the output hangs on; an operation in place counts for what reads its argument later."""
+    """Return the nodes that the output hangs on; an operation in place counts for what reads its argument later."""
     changed_by: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_function" and _functional(node.target) is not node.target:
@@ -137,7 +137,7 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _reached(calls: list[Call], output: Any) -> list[Call]:
-    """Leaves out the calls that nothing reads any more."""
+    """Leave out the calls that nothing reads any more."""
     wanted, kept = set(references(output)), []
     for call in reversed(calls):
         if call.name in wanted:
@@ -147,7 +147,7 @@ def _reached(calls: list[Call], output: Any) -> list[Call]:
 
 
 def _functional(target: Any) -> Any:
-    """Gives the form of an in-place operation that gives a new tensor, and any other operation as it is."""
+    """Return the form of an in-place operation that gives a new tensor, and any other operation as it is."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return target
     packet = target._schema.name.removeprefix("aten::")

@@ -38,7 +38,7 @@ class _End:
 def stored_codes(
     model: Any, names: list[str], where: str = "the file", *, centred: bool = True, runtime: str = "onnxruntime"
 ) -> dict[str, Array]:
-    """Gives weights' codes as whole numbers, evaluated by a runtime.
+    """Return weights' codes as whole numbers, evaluated by a runtime.
 
     Args:
         model: An `onnx.ModelProto`.
@@ -63,7 +63,7 @@ def stored_codes(
 
 
 def stored_bytes(model: Any, names: list[str], where: str = "the file") -> dict[str, int]:
-    """Gives the bytes that the file holds for weights' codes, by name of the initializer; what several share counts for the first."""
+    """Return the bytes that the file holds for weights' codes, by name of the initializer; what several share counts for the first."""
     constants, counted, found = _constants(model.graph), set[str](), {}
     for name in dict.fromkeys(names):
         _, tensors = _sources(constants, [_end(model.graph, name, constants, where).codes])
@@ -73,7 +73,7 @@ def stored_bytes(model: Any, names: list[str], where: str = "the file") -> dict[
 
 
 def tensor_bytes(tensor: Any) -> int:
-    """Gives the bytes of an initializer's values (`onnx.TensorProto`)."""
+    """Return the bytes of an initializer's values (`onnx.TensorProto`)."""
     return len(tensor.raw_data) or tensor.ByteSize()
 
 
@@ -87,7 +87,7 @@ def _centred(codes: Array, zero_point: Array | None, axis: int) -> Array:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Gives what does not hang on the input: by name of the tensor, the initializer or the node that it comes from."""
+    """Return what does not hang on the input: by name of the tensor, the initializer or the node that it comes from."""
     constants: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if all(name in constants for name in node.input if name):
@@ -96,7 +96,7 @@ def _constants(graph: Any) -> dict[str, Any]:
 
 
 def _end(graph: Any, name: str, constants: dict[str, Any], where: str) -> _End:
-    """Follows an initializer to its integers."""
+    """Follow an initializer to its integers."""
     given = name
     if name not in constants:
         raise ExportError(f"{where}: its description names {name}, which is no initializer of it")
@@ -113,7 +113,7 @@ def _end(graph: Any, name: str, constants: dict[str, Any], where: str) -> _End:
 
 
 def _end_at(graph: Any, node: Any, name: str) -> _End | None:
-    """Gives the end if a node that reads that tensor is one."""
+    """Return the end if a node that reads that tensor is one."""
     attributes = {one.name: one.i for one in node.attribute}
     if node.op_type == "Cast" and attributes["to"] == _FLOAT:  # a weight that is multiplied in floats
         subtracting = [one for one in graph.node if one.op_type == "Sub" and one.input[0] == node.output[0]]
@@ -125,7 +125,7 @@ def _end_at(graph: Any, node: Any, name: str) -> _End | None:
 
 
 def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str, runtime: str) -> dict[str, Array]:
-    """Computes constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes beside what reads it."""
+    """Compute constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes beside what reads it."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -141,7 +141,7 @@ def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: s
 
 
 def _alone(model: Any, constants: dict[str, Any], names: list[str]) -> Any:
-    """Gives a model of what computes constants, with an input and an output that have nothing to do with them."""
+    """Return a model of what computes constants, with an input and an output that have nothing to do with them."""
     from onnx import TensorProto, helper
 
     nodes, tensors = _sources(constants, names)
@@ -153,12 +153,12 @@ def _alone(model: Any, constants: dict[str, Any], names: list[str]) -> Any:
 
 
 def _sizes(model: Any) -> list[int]:
-    """Gives the shape of an input of one."""
+    """Return the shape of an input of one."""
     return [size.dim_value or 1 for size in model.graph.input[0].type.tensor_type.shape.dim]
 
 
 def _sources(constants: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Gives the nodes, by their first output, and the initializers, by name, that tensors are computed from."""
+    """Return the nodes, by their first output, and the initializers, by name, that tensors are computed from."""
     nodes: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
     waiting = list(names)

@@ -66,7 +66,7 @@ class QuantizerCheck:
 
     @classmethod
     def of(cls, name: str, found: Tensor, free: Tensor, single: Tensor, exact: Quantized, written: Tensor) -> "QuantizerCheck":
-        """Compares one batch: the runtime's codes with PyTorch's own; with PyTorch's, the exact and the file's on the runtime's input."""
+        """Compare one batch: the runtime's codes with PyTorch's own; with PyTorch's, the exact and the file's on the runtime's input."""
         found = found.double()
         differs, wrong = found != single, found != exact.codes
         misses = (exact.positions - found).abs() - 0.5
@@ -83,7 +83,7 @@ class QuantizerCheck:
         )
 
     def __add__(self, other: "QuantizerCheck") -> "QuantizerCheck":
-        """Sums up two batches."""
+        """Sum up two batches."""
         return QuantizerCheck(
             self.name,
             self.count + other.count,
@@ -102,12 +102,12 @@ class QuantizerCheck:
         return 1 - self.different / self.count if self.count else 1.0
 
     def within(self, bounds: Bounds) -> bool:
-        """Says whether few enough differ, by one step, and at ties."""
+        """Return whether few enough differ, by one step, and at ties."""
         allowed = ceil((1 - bounds.equal) * self.count)
         return self.different <= allowed and self.largest_step <= 1 and self.distance <= bounds.tie
 
     def __str__(self) -> str:
-        """Says how many differ, by how much, and who is right."""
+        """Return how many differ, by how much, and who is right."""
         return (
             f"{self.name}: {self.different} of {self.count} codes differ on the same input ({_percent(self.equal)} equal), by up to "
             f"{self.largest_step} step{'s' * (self.largest_step != 1)}; exact arithmetic gives the file's code for {self.file_right}, "
@@ -140,7 +140,7 @@ class Logits:
 
     @classmethod
     def of(cls, found: Array, expected: Array, watched: Array, replayed: Array, begin: int) -> "Logits":
-        """Compares one batch; `begin` is the number of its first image."""
+        """Compare one batch; `begin` is the number of its first image."""
         same = found.reshape(len(found), -1).argmax(-1) == expected.reshape(len(expected), -1).argmax(-1)
         size = max(float(np.abs(expected).max()), 1e-30)
         largest, replayed_by, watching = (float(np.abs(a - b).max()) for a, b in ((found, expected), (watched, replayed), (found, watched)))
@@ -148,7 +148,7 @@ class Logits:
         return cls(len(found), int(same.sum()), exceptions, largest, largest / size, replayed_by / size, watching / size)
 
     def __add__(self, other: "Logits") -> "Logits":
-        """Sums up two batches."""
+        """Sum up two batches."""
         return replace(
             self,
             images=self.images + other.images,
@@ -161,7 +161,7 @@ class Logits:
         )
 
     def __str__(self) -> str:
-        """Says differences and top-1."""
+        """Describe differences and top-1."""
         listed = ", ".join(map(str, self.exceptions[:_LISTED])) + (" ..." if len(self.exceptions) > _LISTED else "")
         others = f"; not on image {listed}" if self.exceptions else ""
         return (
@@ -241,7 +241,7 @@ class Verification:
 
 
 def _percent(share: float) -> str:
-    """Gives a share such that what is not all does not read as all.
+    """Return a share such that what is not all does not read as all.
 
     >>> _percent(1.0), _percent(0.99995), _percent(0.9999999)
     ('100 %', '99.995 %', '99.999 %')

@@ -33,7 +33,7 @@ def verify(
     precise: bool = False,
     bounds: Bounds | None = None,
 ) -> Verification:
-    """Runs an exported file against the network that it was made from.
+    """Run an exported file against the network that it was made from.
 
     Each activation quantizer is judged on the runtime's own input to it, so that one difference does not spread (replay.py), and a
     program in float64 says which side is right where the file and PyTorch differ.
@@ -96,7 +96,7 @@ def _input(batch: Any) -> Tensor:
 
 
 def _places(manifest: Manifest, program: Program, where: str) -> dict[str, Activation]:
-    """Gives where each quantizer's codes stand in the file, by the program's names."""
+    """Return where each quantizer's codes stand in the file, by the program's names."""
     if manifest.input.shape != program.input_shape:
         raise ExportError(f"{where}: takes inputs of shape {manifest.input.shape}; the network takes {program.input_shape}")
     places = dict(zip(numbered([entry.quantizer for entry in manifest.activations]), manifest.activations, strict=True))
@@ -141,7 +141,7 @@ class _Comparison:
 
 
 def _decoded(found: Array, place: Activation, like: Tensor) -> Tensor:
-    """Gives the file's codes as the program has them."""
+    """Return the file's codes as the program has them."""
     codes = found.astype(np.float32) - place.offset
     order = place.permutation or tuple(range(like.ndim))
     if codes.size != like.numel() or len(order) != like.ndim:

@@ -14,7 +14,7 @@ from stillbit.export.verification import WeightCheck
 
 
 def check_weights(model: Any, manifest: Manifest, program: Program, where: str, runtime: str) -> tuple[WeightCheck, ...]:
-    """Compares all quantized weights of a file, as a runtime decodes them.
+    """Compare all quantized weights of a file, as a runtime decodes them.
 
     A file may store a weight with its axes turned, without its zero point, and each output's codes times a factor: 2 for StatsQ's half
     steps, a whole number for a finer bias.
@@ -32,7 +32,7 @@ def check_weights(model: Any, manifest: Manifest, program: Program, where: str, 
 
 
 def _own_codes(program: Program) -> dict[str, tuple[Array, float]]:
-    """Gives codes less zero points, and the grid's shift, by name of quantizer."""
+    """Return codes less zero points, and the grid's shift, by name of quantizer."""
     tensors, found = program.tensors(), {}
     for node in program.module.graph.nodes:
         if operation_of(node) == "dequantize":
@@ -56,7 +56,7 @@ def _check(name: str, stored: Array, own: Array, shift: float) -> WeightCheck:
 
 
 def _different(stored: Array, own: Array) -> int:
-    """Counts what is not the own codes times one factor a row: the most frequent, so that one broken code is one."""
+    """Count what is not the own codes times one factor a row: the most frequent, so that one broken code is one."""
     ratios = np.where(own != 0, stored / np.where(own == 0, 1, own), 0)
     factors = np.array([_most_frequent(row[row > 0]) for row in ratios])
     return int((stored != factors[:, None] * own).sum())

@@ -17,7 +17,7 @@ from stillbit.integrations.watching import Watched
 
 
 def watched(model: nn.Module) -> Watched:
-    """Gives a model as `Tracking` sees it: every Brevitas layer whose weight has an integer grid of at most 8 bits.
+    """Return a model as `Tracking` sees it: every Brevitas layer whose weight has an integer grid of at most 8 bits.
 
     Each step costs one more quantization of each weight, by Brevitas itself.
 
@@ -52,7 +52,7 @@ class _Reader:
         return int(self.layer.output_channel_dim)
 
     def position(self) -> Tensor:
-        """Gives weight / scale + zero point, which Brevitas rounds."""
+        """Return weight / scale + zero point, which Brevitas rounds."""
         quantized = self.layer.quant_weight()
         position: Tensor = self.parameter / quantized.scale + quantized.zero_point
         return position

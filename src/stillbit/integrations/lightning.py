@@ -56,7 +56,7 @@ class StillbitCallback(Callback):  # type: ignore[misc]  # mypy does not follow 
         self._divergence: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes and attaches the methods.
+        """Make and attach the methods.
 
         Raises:
             PrepareError: If the module has not exactly one optimizer, or the run no number of steps.
@@ -68,7 +68,7 @@ class StillbitCallback(Callback):  # type: ignore[misc]  # mypy does not follow 
         self.riders.attach(pl_module, trainer.optimizers[0], steps)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the figures, with `batchnorm_divergence` where batch norm was re-estimated: its largest, by layer."""
+        """Log the figures, with `batchnorm_divergence` where batch norm was re-estimated: its largest, by layer."""
         del trainer
         pl_module.log_dict({**self.riders.metrics(), **self._divergence})
 
@@ -84,9 +84,9 @@ class StillbitCallback(Callback):  # type: ignore[misc]  # mypy does not follow 
             reestimated(pl_module, self.batchnorm, self.batchnorm_batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives the methods' states."""
+        """Return the methods' states."""
         return self.riders.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the methods' states."""
+        """Take up the methods' states."""
         self.riders.load_state_dict(state_dict)

@@ -42,7 +42,7 @@ class Riders:
         self.methods: tuple[Method, ...] = ()
 
     def attach(self, model: nn.Module, optimizer: object, steps: float) -> None:
-        """Makes the methods and attaches them; takes up a state that was loaded before. Does nothing for an optimizer that it rides on.
+        """Make the methods and attach them; take up a state that was loaded before. Does nothing for an optimizer that it rides on.
 
         Args:
             model: The trainer's model.
@@ -70,20 +70,20 @@ class Riders:
         return given(model, steps=int(steps))
 
     def metrics(self) -> dict[str, float]:
-        """Gives the figures of all methods; of equal names the first method's."""
+        """Return the figures of all methods; of equal names the first method's."""
         figures: dict[str, float] = {}
         for method in self.methods:
             figures = {**method.metrics(), **figures}
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives the states of all methods, as references; what was loaded where nothing is attached yet."""
+        """Return the states of all methods, as references; what was loaded where nothing is attached yet."""
         if not self.methods:
             return {"methods": list(self._saved or ())}
         return {"methods": [{"kind": type(method).__name__, "state": method.state_dict()} for method in self.methods]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes up what `state_dict` gave, now or when `attach` comes.
+        """Take up what `state_dict` gave, now or when `attach` comes.
 
         Args:
             state: A state of as many methods, of the same kinds.

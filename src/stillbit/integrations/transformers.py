@@ -58,7 +58,7 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: nn.Module, optimizer: Any, **others: Any
     ) -> None:
-        """Makes and attaches the methods, and takes up their state where the run is resumed.
+        """Make and attach the methods, and take up their state where the run is resumed.
 
         Raises:
             PrepareError: If the optimizer cannot be ridden on.
@@ -87,7 +87,7 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
         logs: dict[str, float] | None = None,
         **others: Any,
     ) -> None:
-        """Adds the figures to what is logged of training, with `batchnorm_divergence` where batch norm was re-estimated."""
+        """Add the figures to what is logged of training, with `batchnorm_divergence` where batch norm was re-estimated."""
         del args, control, others
         if logs is None or "loss" not in logs:
             return
@@ -96,7 +96,7 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
         state.log_history[-1].update(figures)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Writes the methods' states beside the trainer's own, whole or not at all."""
+        """Write the methods' states beside the trainer's own, whole or not at all."""
         del control, others
         if args.save_only_model or not state.is_world_process_zero:
             return

@@ -37,10 +37,10 @@ class WeightReader(Protocol):
         """The axis of the weight that counts output channels."""
 
     def position(self) -> Tensor:
-        """Gives what the library rounds, half to even, in the weight's shape, without gradient."""
+        """Return what the library rounds, half to even, in the weight's shape, without gradient."""
 
     def offset(self) -> Tensor | None:
-        """Gives the integers that the library adds after rounding, in the weight's shape, as of the last `position`; None for none."""
+        """Return the integers that the library adds after rounding, in the weight's shape, as of the last `position`; None for none."""
 
 
 @final
@@ -67,14 +67,14 @@ class WatchedQuantizer(Quantizer):
         return self._reader.limits
 
     def grid(self, x: Tensor) -> Grid:
-        """Gives the grid of scale 1."""
+        """Return the grid of scale 1."""
         offset = self._reader.offset()
         if offset is None:
             return Grid(x.new_ones(1), 0, 0.0, *self.limits)
         return Grid(torch.ones_like(x), offset, 0.0, *self.limits)
 
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always: the grid is the library's.
@@ -111,11 +111,11 @@ class WatchedSite:
 
     @torch.no_grad()
     def latent(self) -> Tensor:
-        """Gives the positions, of the weight's shape, computed afresh."""
+        """Return the positions, of the weight's shape, computed afresh."""
         return self._reader.position()
 
     def gradient(self) -> Tensor:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always.
@@ -123,7 +123,7 @@ class WatchedSite:
         raise PrepareError(f"site {self.name}: watched only; allowed: to read its latent")
 
     def add_gradient(self, gradient: Tensor) -> None:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always.
@@ -132,7 +132,7 @@ class WatchedSite:
         raise PrepareError(f"site {self.name}: watched only; allowed: to read its latent")
 
     def write(self, mask: Tensor, value: Tensor) -> None:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always.
@@ -168,6 +168,6 @@ class Watched(nn.Module):
             )
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the sites, under the names of the model."""
+        """Return the sites, under the names of the model."""
         del name
         return (*weight_sites(self._model[0]), *self._sites)

@@ -45,7 +45,7 @@ def is_of_cnn_code(state: Mapping[str, Tensor]) -> bool:
 
 
 def place_cnn(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
-    """Plans the import of a quantized state dict of the CNN code.
+    """Plan the import of a quantized state dict of the CNN code.
 
     Args:
         checkpoint: What was read.
@@ -75,7 +75,7 @@ def place_cnn(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
 
 
 def _ours(key: str, layers: Mapping[str, FusedLayer]) -> str:
-    """Gives our name of a tensor that is no quantizer's; outside fused layers, names are the same."""
+    """Return our name of a tensor that is no quantizer's; outside fused layers, names are the same."""
     published, _, field = key.rpartition(".")
     layer = layers.get(published)
     if layer is None:
@@ -86,7 +86,7 @@ def _ours(key: str, layers: Mapping[str, FusedLayer]) -> str:
 def _place_quantizer(
     placing: Placing, state: Mapping[str, Tensor], key: str, managed: re.Match[str], layers: Mapping[str, FusedLayer]
 ) -> None:
-    """Finds the place of a tensor of a quantizer, or of the range search beside it; both stand under their manager."""
+    """Find the place of a tensor of a quantizer, or of the range search beside it; both stand under their manager."""
     owner, manager, rest = managed.groups()
     quantizer = f"{owner}{manager}.quantizer"
     layer = layers.get(owner.rstrip("."))
@@ -113,7 +113,7 @@ def _ignore_search(placing: Placing, state: Mapping[str, Tensor], key: str, quan
 
 
 def _note_unsigned(placing: Placing) -> None:
-    """Notes the sign of asymmetric quantizers, which have none; that of symmetric ones stands in the checkpoint."""
+    """Note the sign of asymmetric quantizers, which have none; that of symmetric ones stands in the checkpoint."""
     for name, module in placing.model.named_modules():
         if isinstance(module, Quantizer) and not module.symmetric:
             placing.signs[name] = False

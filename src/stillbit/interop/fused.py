@@ -36,7 +36,7 @@ class FusedLayer:
 
 
 def fused_layers(model: nn.Module) -> list[FusedLayer]:
-    """Gives the layers of a network by both names, in module order.
+    """Return the layers of a network by both names, in module order.
 
     timm's MobileNetV2 has other module names than the published one, and the same layers in the same order.
 
@@ -63,7 +63,7 @@ def _scan(module: nn.Module, ours: str, published: str) -> Iterator[FusedLayer]:
 
 
 def _spliced(children: list[_Child]) -> list[_Child]:
-    """Puts the members of inner Sequentials beside bare layers: torchvision groups what the published blocks list flatly."""
+    """Put the members of inner Sequentials beside bare layers: torchvision groups what the published blocks list flatly."""
     if not any(_is_layer(child) for _, child in children):
         return children
     flat: list[_Child] = []
@@ -74,7 +74,7 @@ def _spliced(children: list[_Child]) -> list[_Child]:
 
 
 def _places(children: list[_Child]) -> Iterator[tuple[_Child, str | None]]:
-    """Joins a layer with the norm behind it, and these with the activation behind them."""
+    """Join a layer with the norm behind it, and these with the activation behind them."""
     index = 0
     while index < len(children):
         head, norm = children[index], None

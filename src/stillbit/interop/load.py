@@ -17,7 +17,7 @@ _FLOAT = "float"
 
 
 def load_published(model: nn.Module, source: Path | str | Mapping[str, object] | PublishedCheckpoint) -> ImportReport:
-    """Puts a published checkpoint into a model: a quantized one into a prepared model, a float one into a float model.
+    """Put a published checkpoint into a model: a quantized one into a prepared model, a float one into a float model.
 
     Every tensor is placed, or ignored for a reason, or the import is refused and nothing changes. Signs and ranges of quantizers come
     along, so the model is ready for use.

@@ -37,13 +37,13 @@ class PublishedCheckpoint:
     arguments: Mapping[str, object] = field(default_factory=dict)
 
     def width(self, option: str) -> int | None:
-        """Gives a width that the published script was called with; None if the file does not tell."""
+        """Return a width that the published script was called with; None if the file does not tell."""
         value = self.arguments.get(option)
         return value if isinstance(value, int) else None
 
 
 def read_published(source: Path | str | Mapping[str, object]) -> PublishedCheckpoint:
-    """Reads a checkpoint of a published codebase, onto the CPU.
+    """Read a checkpoint of a published codebase, onto the CPU.
 
     Args:
         source: A file that torch saved, or what it holds: a state dict, bare or wrapped.
@@ -79,7 +79,7 @@ def _load(path: Path) -> object:
 
 
 def _check_sums(path: Path) -> None:
-    """Refuses an archive with a damaged member: torch itself does not compare checksums."""
+    """Refuse an archive with a damaged member: torch itself does not compare checksums."""
     if not zipfile.is_zipfile(path):
         return  # torch's older format, or none; reading will tell
     with zipfile.ZipFile(path) as archive:
@@ -89,7 +89,7 @@ def _check_sums(path: Path) -> None:
 
 
 def _unsafe(error: Exception) -> str:
-    """Gives the one sentence of torch's long text that names what it refused."""
+    """Return the one sentence of torch's long text that names what it refused."""
     sentences = [part.strip() for part in str(error).replace("\n", ". ").split(". ")]
     return next((part for part in sentences if "GLOBAL" in part), sentences[0])
 
@@ -112,7 +112,7 @@ def _unwrap(origin: str, content: Mapping[str, object]) -> PublishedCheckpoint:
 
 
 def _tensors(origin: str, content: Mapping[str, object]) -> dict[str, Tensor]:
-    """Checks that there are tensors alone, by names, and takes `module.` off."""
+    """Check that there are tensors alone, by names, and take `module.` off."""
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{origin}: is no state dict: {name!r} is a {type(value).__name__}; allowed: tensors alone")

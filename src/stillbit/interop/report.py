@@ -26,7 +26,7 @@ class ImportReport:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Gives a summary: one line, and one a reason or note."""
+        """Return a summary: one line, and one a reason or note."""
         lines = [f"{self.kind}: {len(self.placed)} of {len(self.placed) + len(self.ignored)} tensors placed"]
         lines += [f"{count} ignored: {reason}" for reason, count in Counter(self.ignored.values()).items()]
         lines += [f"{count} not in the checkpoint: {reason}" for reason, count in Counter(self.filled.values()).items()]

@@ -74,7 +74,7 @@ def is_of_vit_code(state: Mapping[str, Tensor]) -> bool:
 
 
 def place_vit(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
-    """Plans the import of a quantized state dict of the ViT code.
+    """Plan the import of a quantized state dict of the ViT code.
 
     Args:
         checkpoint: What was read.
@@ -99,7 +99,7 @@ def place_vit(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
 
 
 def _place(placing: Placing, key: str, tensor: Tensor) -> None:
-    """Finds the place of one tensor; a name that the published code does not have beyond the float network's is ours too."""
+    """Find the place of one tensor; a name that the published code does not have beyond the float network's is ours too."""
     owner, name = _owner(placing.model, key)
     if name.endswith("clip_val"):
         _check_constant(placing, key, tensor)
@@ -116,7 +116,7 @@ def _place(placing: Placing, key: str, tensor: Tensor) -> None:
 
 
 def _owner(model: nn.Module, key: str) -> tuple[str, str]:
-    """Takes a key apart: our name of the innermost module that it stands in, and the rest, as published."""
+    """Take a key apart: our name of the innermost module that it stands in, and the rest, as published."""
     parts = key.split(".")
     owner: list[str] = []
     module = model
@@ -132,7 +132,7 @@ def _owner(model: nn.Module, key: str) -> tuple[str, str]:
 
 
 def _targets(model: nn.Module, owner: str, name: str) -> tuple[Target, ...]:
-    """Gives the places of a tensor; those of a name that we do not know do not exist."""
+    """Return the places of a tensor; those of a name that we do not know do not exist."""
     module = model.get_submodule(owner)
     before = f"{owner}." if owner else ""
     if isinstance(getattr(module, "products", None), AttentionProducts) and name in _ATTENTION:
@@ -141,7 +141,7 @@ def _targets(model: nn.Module, owner: str, name: str) -> tuple[Target, ...]:
 
 
 def _note_signs(placing: Placing, key: str) -> None:
-    """Notes the sign of a quantizer whose scale was placed."""
+    """Note the sign of a quantizer whose scale was placed."""
     for target in placing.placed.get(key, ()):
         name, _, field = target.name.rpartition(".")
         if field != "scale":
@@ -156,7 +156,7 @@ def _note_signs(placing: Placing, key: str) -> None:
 
 
 def _place_sign(placing: Placing, key: str, tensor: Tensor, name: str) -> None:
-    """Notes the sign that the image's quantizer has latched."""
+    """Note the sign that the image's quantizer has latched."""
     if tensor.numel() != 1 or float(tensor) not in (0.0, 1.0):
         raise CheckpointError(f"{placing.origin}: {key} is {tensor.tolist()}; allowed: 0 (codes without a sign) or 1")
     placing.signs[name] = bool(tensor)
@@ -170,7 +170,7 @@ def _check_constant(placing: Placing, key: str, tensor: Tensor) -> None:
 
 
 def _check_index(placing: Placing, key: str, tensor: Tensor) -> None:
-    """Places what both compute from the window's size alone, if both have computed the same."""
+    """Place what both compute from the window's size alone, if both have computed the same."""
     ours = placing.ours(key)
     if ours is not None and not torch.equal(ours.flatten().cpu(), tensor.flatten().to(ours.dtype)):
         raise CheckpointError(f"{placing.origin}: {key} is of another window than the model's; allowed: the same window size")
@@ -187,7 +187,7 @@ def _check_model(checkpoint: PublishedCheckpoint, model: nn.Module) -> None:
 
 
 def _check_bits(checkpoint: PublishedCheckpoint, model: nn.Module) -> None:
-    """Compares widths where the checkpoint records them; shapes do not tell them."""
+    """Compare widths where the checkpoint records them; shapes do not tell them."""
     of_weights = {id(site.quantizer): site.quantizer.bits for site in weight_sites(model)}
     of_activations = {id(one): one.bits for one in model.modules() if isinstance(one, Quantizer) and id(one) not in of_weights}
     for option, ours in (("wq_bitw", of_weights), ("aq_bitw", of_activations)):

@@ -8,7 +8,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def adopt(kind: type[Layer], layer: nn.Module, **children: nn.Module | None) -> Layer:
-    """Makes a quantized layer of a float one: the same Parameter objects, settings, hooks and training mode.
+    """Make a quantized layer of a float one: the same Parameter objects, settings, hooks and training mode.
 
     Args:
         kind: The quantized class, a subclass of the layer's own.
@@ -29,7 +29,7 @@ def adopt(kind: type[Layer], layer: nn.Module, **children: nn.Module | None) -> 
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Puts a module in the place of another, under every parent that the other has."""
+    """Put a module in the place of another, under every parent that the other has."""
     for parent in list(model.modules()):
         for child, module in parent._modules.items():
             if module is old:

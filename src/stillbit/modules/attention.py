@@ -52,14 +52,14 @@ class AttentionProducts(nn.Module, ABC):
 
     @abstractmethod
     def scores_and_values(self, x: Tensor, setting: AttentionSetting) -> tuple[Tensor, Tensor]:
-        """Gives query-key products (B, h, N, N), not scaled, and values (B, N, A), not quantized."""
+        """Return query-key products (B, h, N, N), not scaled, and values (B, N, A), not quantized."""
 
     @abstractmethod
     def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
-        """Gives the sites of weights that are quantized here, rather than by `qkv` itself; `name` is the layer's."""
+        """Return the sites of weights that are quantized here, rather than by `qkv` itself; `name` is the layer's."""
 
     def forward(self, x: Tensor, setting: AttentionSetting, offset: Tensor | None = None) -> Tensor:
-        """Gives the mean of the values, weighted by the probabilities.
+        """Return the mean of the values, weighted by the probabilities.
 
         Args:
             x: Input of the layer, (B, N, C).
@@ -105,7 +105,7 @@ class PlainProducts(AttentionProducts):
         return split_heads(query, setting.num_heads) @ split_heads(key, setting.num_heads).mT, value
 
     def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
-        """Gives none: `qkv` is a quantized layer, and has its own."""
+        """Return none: `qkv` is a quantized layer, and has its own."""
         del name, qkv, num_heads
         return ()
 
@@ -116,7 +116,7 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def _normalized(x: Tensor, norm: nn.Module | None, num_heads: int) -> Tensor:
-    """Normalizes each head of (B, N, A)."""
+    """Normalize each head of (B, N, A)."""
     if norm is None:
         return x
     normalized: Tensor = norm(x.reshape(*x.shape[:2], num_heads, -1)).flatten(2)

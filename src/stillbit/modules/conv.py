@@ -17,14 +17,14 @@ class QuantConv1d(nn.Conv1d):
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the convolution of the quantized input with the quantized weight."""
+        """Return the convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         with values_recomputed(x, weight):
             output: Tensor = self._conv_forward(x, weight, self.bias)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight),)
 
 
@@ -36,14 +36,14 @@ class QuantConv2d(nn.Conv2d):
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the convolution of the quantized input with the quantized weight."""
+        """Return the convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         with values_recomputed(x, weight):
             output: Tensor = self._conv_forward(x, weight, self.bias)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight),)
 
 
@@ -55,14 +55,14 @@ class QuantConvTranspose1d(nn.ConvTranspose1d):
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Gives the transposed convolution of the quantized input with the quantized weight."""
+        """Return the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         padding, extra = _paddings(self, x, output_size)
         with values_recomputed(x, weight):
             return F.conv_transpose1d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight, output_axis=1),)
 
 
@@ -74,21 +74,21 @@ class QuantConvTranspose2d(nn.ConvTranspose2d):
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Gives the transposed convolution of the quantized input with the quantized weight."""
+        """Return the transposed convolution of the quantized input with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         padding, extra = _paddings(self, x, output_size)
         with values_recomputed(x, weight):
             return F.conv_transpose2d(x, weight, self.bias, self.stride, padding, extra, self.groups, self.dilation)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight, output_axis=1),)
 
 
 def _paddings(
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d, x: Tensor, output_size: list[int] | None
 ) -> tuple[tuple[int, ...], list[int]]:
-    """Gives the layer's padding, and the extra output padding that `output_size` asks for."""
+    """Return the layer's padding, and the extra output padding that `output_size` asks for."""
     assert not isinstance(layer.padding, str), "PyTorch's transposed convolutions take no padding by name"
     kernel, stride, dilation = list(layer.kernel_size), list(layer.stride), list(layer.dilation)
     extra = layer._output_padding(x, output_size, stride, list(layer.padding), kernel, len(kernel), dilation)

@@ -17,11 +17,11 @@ class QuantLinear(nn.Linear):
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives `quantized(x) @ quantized(weight).T + bias`."""
+        """Return `quantized(x) @ quantized(weight).T + bias`."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         with values_recomputed(x, weight):
             return F.linear(x, weight, self.bias)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight),)

@@ -62,7 +62,7 @@ class ReparameterizedProducts(AttentionProducts):
         self.published = published
 
     def scores_and_values(self, x: Tensor, setting: AttentionSetting) -> tuple[Tensor, Tensor]:
-        """Quantizes the input once, and multiplies it with the products of the weights and with itself."""
+        """Quantize the input once, and multiply it with the products of the weights and with itself."""
         x = self.input_quantizer(x)
         weight, bias = _parameters(setting.qkv)
         size, heads = weight.shape[0] // 3, setting.num_heads
@@ -81,7 +81,7 @@ class ReparameterizedProducts(AttentionProducts):
         return scores, value
 
     def quantized_here(self, name: str, qkv: nn.Module, num_heads: int) -> tuple[WeightSite, ...]:
-        """Gives the products of weights, which are derived, and the value's rows of the joint weight."""
+        """Return the products of weights, which are derived, and the value's rows of the joint weight."""
         weight = qkv.weight
         assert isinstance(weight, Parameter)
         rows = weight.shape[0]
@@ -111,7 +111,7 @@ class _RowProducts(torch.autograd.Function):
 
 
 def key_bias(weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    """Gives `c_h = W_k,h^T b_q,h`, what the query's bias adds to each key.
+    """Return `c_h = W_k,h^T b_q,h`, what the query's bias adds to each key.
 
     Args:
         weight: Joint weight of query, key and value, (3 A, C).

@@ -16,7 +16,7 @@ class QuantAttention(Attention):  # type: ignore[misc]
     products: AttentionProducts
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """Gives the projection of the heads' means; a mask may be bool (True is seen) or is added to the scores."""
+        """Return the projection of the heads' means; a mask may be bool (True is seen) or is added to the scores."""
         query_norm, key_norm = (None if isinstance(norm, nn.Identity) else norm for norm in (self.q_norm, self.k_norm))
         setting = AttentionSetting(self.qkv, self.num_heads, self.scale, self.attn_drop, query_norm, key_norm)
         heads = self.products(x, setting, _offset(x, attn_mask, is_causal))
@@ -25,7 +25,7 @@ class QuantAttention(Attention):  # type: ignore[misc]
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the sites of weights that the products quantize."""
+        """Return the sites of weights that the products quantize."""
         return self.products.quantized_here(name, self.qkv, self.num_heads)
 
 
@@ -35,7 +35,7 @@ class QuantWindowAttention(WindowAttention):  # type: ignore[misc]
     products: AttentionProducts
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Gives the projection of the heads' means, windows (B windows, N, C), mask (windows, N, N)."""
+        """Return the projection of the heads' means, windows (B windows, N, C), mask (windows, N, N)."""
         offset = position_bias(self.relative_position_bias_table, self.relative_position_index, x.shape[1])
         if mask is not None:
             offset = offset + mask[:, None]
@@ -44,12 +44,12 @@ class QuantWindowAttention(WindowAttention):  # type: ignore[misc]
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the sites of weights that the products quantize."""
+        """Return the sites of weights that the products quantize."""
         return self.products.quantized_here(name, self.qkv, self.num_heads)
 
 
 def _offset(x: Tensor, mask: Tensor | None, is_causal: bool) -> Tensor | None:
-    """Gives a mask as something to be added, (w, h or 1, N, N)."""
+    """Return a mask as something to be added, (w, h or 1, N, N)."""
     if is_causal:
         mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
     if mask is None:

@@ -19,14 +19,14 @@ class QuantConv2dSame(Conv2dSame):  # type: ignore[misc]
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the convolution of the quantized input, padded to keep its size, with the quantized weight."""
+        """Return the convolution of the quantized input, padded to keep its size, with the quantized weight."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         with values_recomputed(x, weight):
             output: Tensor = conv2d_same(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return output
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight),)
 
 
@@ -38,11 +38,11 @@ class QuantTimmLinear(Linear):  # type: ignore[misc]
     weight_quantizer: Quantizer
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives `quantized(x) @ quantized(weight).T + bias`."""
+        """Return `quantized(x) @ quantized(weight).T + bias`."""
         x, weight = self.input_quantizer(x), self.weight_quantizer(self.weight)
         with values_recomputed(x, weight):
             return F.linear(x, weight, self.bias)
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the weight's site."""
+        """Return the weight's site."""
         return (ParameterSite(name, self.weight_quantizer, self.weight),)

@@ -18,7 +18,7 @@ class QuantShiftedWindowAttention(ShiftedWindowAttention):  # type: ignore[misc]
     products: AttentionProducts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the projection of the heads' means, on maps (B, H, W, C)."""
+        """Return the projection of the heads' means, on maps (B, H, W, C)."""
         window = (self.window_size[0], self.window_size[1])
         windows = Windows.of(x, window, (self.shift_size[0], self.shift_size[1]))
         offset = position_bias(self.relative_position_bias_table, self.relative_position_index, window[0] * window[1])
@@ -30,7 +30,7 @@ class QuantShiftedWindowAttention(ShiftedWindowAttention):  # type: ignore[misc]
         return windows.join(output, (x.shape[1], x.shape[2]))
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the sites of weights that the products quantize."""
+        """Return the sites of weights that the products quantize."""
         return self.products.quantized_here(name, self.qkv, self.num_heads)
 
     def _drop_probabilities(self, probabilities: Tensor) -> Tensor:

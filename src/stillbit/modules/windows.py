@@ -26,13 +26,13 @@ class Windows(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, window: tuple[int, int], shift: tuple[int, int]) -> "Windows":
-        """Plans the windows of a map (B, H, W, C)."""
+        """Plan the windows of a map (B, H, W, C)."""
         height, width = (-(-size // side) * side for size, side in zip(x.shape[1:3], window, strict=True))
         kept = (0 if window[0] >= height else shift[0], 0 if window[1] >= width else shift[1])
         return cls(height, width, window, kept)
 
     def cut(self, x: Tensor) -> Tensor:
-        """Pads with zeros, rolls, and cuts (B, H, W, C) into (B windows, tokens, C)."""
+        """Pad with zeros, roll, and cut (B, H, W, C) into (B windows, tokens, C)."""
         batch, height, width, channels = x.shape
         x = F.pad(x, (0, 0, 0, self.width - width, 0, self.height - height))
         if any(self.shift):
@@ -42,7 +42,7 @@ class Windows(NamedTuple):
         return x.transpose(2, 3).reshape(-1, rows * columns, channels)
 
     def join(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """Undoes `cut`, for a map of height and width `size`."""
+        """Undo `cut`, for a map of height and width `size`."""
         rows, columns = self.window
         x = x.view(-1, self.height // rows, self.width // columns, rows, columns, x.shape[-1])
         x = x.transpose(2, 3).reshape(-1, self.height, self.width, x.shape[-1])
@@ -51,7 +51,7 @@ class Windows(NamedTuple):
         return x[:, : size[0], : size[1]]
 
     def mask(self, like: Tensor) -> Tensor | None:
-        """Gives what to add to scores, (windows, 1, tokens, tokens), so that only neighbours of the map see each other.
+        """Return what to add to scores, (windows, 1, tokens, tokens), so that only neighbours of the map see each other.
 
         Rolling brings far ends of the map together in one window. None where nothing was rolled. Padding is not hidden, as in the
         original.
@@ -70,7 +70,7 @@ class Windows(NamedTuple):
 
 
 def _rolled_over(size: int, shift: int, like: Tensor) -> Tensor:
-    """Marks by 1 the places of an axis that rolling brought from its other end.
+    """Mark by 1 the places of an axis that rolling brought from its other end.
 
     The original numbers three regions an axis; the first two never share a window.
     """
@@ -78,7 +78,7 @@ def _rolled_over(size: int, shift: int, like: Tensor) -> Tensor:
 
 
 def position_bias(table: Tensor, index: Tensor, tokens: int) -> Tensor:
-    """Looks up the bias of each pair of places in a window.
+    """Look up the bias of each pair of places in a window.
 
     Args:
         table: (distances, h).

@@ -21,7 +21,7 @@ _UNKNOWN = ("gate", "rope", "logit_scale")
 
 
 def quantized_attention(module: nn.Module) -> type[nn.Module] | None:
-    """Gives the quantized type of an attention layer, by its exact type; None for any other module."""
+    """Return the quantized type of an attention layer, by its exact type; None for any other module."""
     origin = type(module).__module__
     ours: tuple[type[nn.Module], ...] = ()
     if origin.startswith("timm.") and "timm.models" in sys.modules:
@@ -36,7 +36,7 @@ def quantized_attention(module: nn.Module) -> type[nn.Module] | None:
 
 
 def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
-    """Finds the attention layers to be quantized.
+    """Find the attention layers to be quantized.
 
     Args:
         model: A float model.
@@ -60,7 +60,7 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
 
 
 def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> None:
-    """Refuses a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention.
+    """Refuse a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention.
 
     Args:
         model: The float model.
@@ -92,7 +92,7 @@ def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], tra
 
 
 def with_projections(trace: Trace, attention: dict[str, nn.Module]) -> Trace:
-    """Adds the input shapes of the projections of attention layers: torchvision's float layers use them without calling them."""
+    """Add the input shapes of the projections of attention layers: torchvision's float layers use them without calling them."""
     shapes = dict(trace.shapes)
     for name, layer in attention.items():
         if name in trace.shapes:
@@ -103,7 +103,7 @@ def with_projections(trace: Trace, attention: dict[str, nn.Module]) -> Trace:
 
 
 def swap_attention(model: nn.Module, name: str, trace: Trace, config: QuantConfig) -> None:
-    """Puts the quantized form of an attention layer in its place; its projections are other layers' business.
+    """Put the quantized form of an attention layer in its place; its projections are other layers' business.
 
     Args:
         model: The model.
@@ -149,7 +149,7 @@ class _Making:
         self._by_token = config.activation_scales == "token"
 
     def plain(self) -> AttentionProducts:
-        """Makes those of the plain form."""
+        """Make those of the plain form."""
         width, token = (self._layout.width,), self._token_scale()
         return PlainProducts(
             query=self._activation(token, before=self._repeated_bias(), after=width),
@@ -159,7 +159,7 @@ class _Making:
         )
 
     def reparameterized(self, weight_bits: int) -> AttentionProducts:
-        """Makes those of query-key reparameterization."""
+        """Make those of query-key reparameterization."""
         layout, of_heads = self._layout, (self._layout.heads, self._layout.channels)
         channels = (layout.channels,)
         return ReparameterizedProducts(
@@ -181,7 +181,7 @@ class _Making:
         return nn.Identity() if self._bits == FLOAT_BITS else self._config.activation_quantizer(self._bits, shape, signed=False)
 
     def _repeated_bias(self) -> tuple[int, ...] | None:
-        """Gives the shape of a bias that repeats the projection's own: published, and needed where the projection has none."""
+        """Return the shape of a bias that repeats the projection's own: published, and needed where the projection has none."""
         return (self._layout.width,) if self._config.published or self._layout.qkv.bias is None else None
 
     def _token_scale(self) -> tuple[int, ...]:
@@ -201,7 +201,7 @@ class _Making:
 
 
 def _check_form(name: str, layer: nn.Module, form: str) -> None:
-    """Refuses what the form asked for would not compute exactly."""
+    """Refuse what the form asked for would not compute exactly."""
     refused = _UNKNOWN + (_BETWEEN if form == "qkr" else ())
     present = [attribute for attribute in refused if not isinstance(getattr(layer, attribute, None), nn.Identity | None)]
     if present:
@@ -218,13 +218,13 @@ def _left_float(name: str, config: QuantConfig) -> bool:
 
 
 def _override(name: str, config: QuantConfig) -> Override:
-    """Gives the exception for an attention layer; under "qkr" that for its joint projection, which is quantized there, comes first."""
+    """Return the exception for an attention layer; under "qkr" that for its joint projection, which is quantized there, comes first."""
     own = config.override(name)
     joint = config.override(f"{name}.qkv") if config.attention == "qkr" else own
     return Override(name, joint.weight_bits or own.weight_bits, joint.activation_bits or own.activation_bits)
 
 
 def _with_parents(name: str) -> list[str]:
-    """Gives a module's name and those of the modules around it, innermost first; not the model itself."""
+    """Return a module's name and those of the modules around it, innermost first; not the model itself."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]

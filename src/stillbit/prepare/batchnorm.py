@@ -38,14 +38,14 @@ class _Sums:
         self.mean, self.var = torch.zeros_like(self.old.mean), torch.zeros_like(self.old.var)
 
     def add(self, *_: Any) -> None:
-        """Adds the statistics of the batch that the layer has just seen; a forward hook."""
+        """Add the statistics of the batch that the layer has just seen; a forward hook."""
         assert self.layer.running_mean is not None
         assert self.layer.running_var is not None
         self.mean += self.layer.running_mean
         self.var += self.layer.running_var
 
     def average(self, name: str, count: Tensor) -> Statistics:
-        """Gives the averages over all processes."""
+        """Return the averages over all processes."""
         mean, var = sum_over_ranks(self.mean) / count, sum_over_ranks(self.var) / count
         if not (mean.isfinite().all() and var.isfinite().all()):
             raise DataError(f"batch-norm re-estimation: the statistics of {name} are not finite; look for NaN in the images or weights")
@@ -53,12 +53,12 @@ class _Sums:
 
 
 def batchnorm_statistics(model: nn.Module) -> dict[str, Statistics]:
-    """Gives copies of the running statistics of every batch norm that keeps some, by its name."""
+    """Return copies of the running statistics of every batch norm that keeps some, by its name."""
     return {name: _copied(layer) for name, layer in _layers(model).items()}
 
 
 def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, Statistics]:
-    """Gives what `reestimate_batchnorm` would write, and leaves the model as it is.
+    """Return what `reestimate_batchnorm` would write, and leave the model as it is.
 
     Args:
         model: Any model.
@@ -86,7 +86,7 @@ def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int 
 
 
 def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, float]:
-    """Replaces the running statistics of every batch norm by plain averages over batches, in place.
+    """Replace the running statistics of every batch norm by plain averages over batches, in place.
 
     Quantizers, pins and everything else act as in evaluation; each batch norm normalises with the batch's own statistics, so deeper
     layers see batch-normalised inputs. Running variances average the unbiased batch variances.
@@ -112,12 +112,12 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
 
 
 def batchnorm_divergences(old: Mapping[str, Statistics], new: Mapping[str, Statistics]) -> dict[str, float]:
-    """Gives by layer the KL divergence KL(new || old) in nats, channels as Gaussians, mean over channels."""
+    """Return by layer the KL divergence KL(new || old) in nats, channels as Gaussians, mean over channels."""
     return {name: gaussian_divergence(*old[name], *new[name]) for name in new}
 
 
 def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new_var: Tensor, smallest: float = 1e-12) -> float:
-    """Gives KL(new || old) between Gaussians, mean over channels.
+    """Return KL(new || old) between Gaussians, mean over channels.
 
     Args:
         old_mean: Shape (channels), as all.
@@ -135,7 +135,7 @@ def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new
 
 
 def model_input(batch: Any, like: Tensor) -> Any:
-    """Gives the model's input out of a batch `(input, ...)` or `{"image": input, ...}`, on the device and in the dtype of `like`."""
+    """Return the model's input out of a batch `(input, ...)` or `{"image": input, ...}`, on the device and in the dtype of `like`."""
     x = batch
     if isinstance(batch, list | tuple):
         x = batch[0]
@@ -157,7 +157,7 @@ def _copied(layer: _BatchNorm) -> Statistics:
 
 
 def _write(layer: _BatchNorm, statistics: Statistics) -> None:
-    """Sets a layer's running statistics, in place."""
+    """Set a layer's running statistics, in place."""
     assert layer.running_mean is not None
     assert layer.running_var is not None
     layer.running_mean.copy_(statistics.mean)
@@ -166,7 +166,7 @@ def _write(layer: _BatchNorm, statistics: Statistics) -> None:
 
 @contextmanager
 def _batch_statistics(sums: dict[str, _Sums]) -> Iterator[None]:
-    """Lets each layer normalise by its batch and keep that batch's statistics: its own training flag on, momentum 1."""
+    """Let each layer normalise by its batch and keep that batch's statistics: its own training flag on, momentum 1."""
     settings = [(one.layer, one.layer.momentum, one.layer.num_batches_tracked) for one in sums.values()]
     handles = [one.layer.register_forward_hook(one.add) for one in sums.values()]
     for layer, _, tracked in settings:

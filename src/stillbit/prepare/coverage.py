@@ -42,7 +42,7 @@ class Coverage:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Gives a summary of one line, and one line a note."""
+        """Return a summary of one line, and one line a note."""
         line = f"{len(self.weights)} weight quantizers ({_widths(self.weights)}), "
         line += f"{len(self.activations)} activation quantizers ({_widths(self.activations)})"
         if self.float_layers:
@@ -56,7 +56,7 @@ def _widths(covered: tuple[Covered, ...]) -> str:
 
 
 def measure_coverage(model: nn.Module, example: Any) -> tuple[Tensor, dict[str, Covered]]:
-    """Runs the example and records what each quantizer sees.
+    """Run the example and record what each quantizer sees.
 
     Args:
         model: A prepared model.

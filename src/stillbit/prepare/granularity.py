@@ -7,7 +7,7 @@ from stillbit.prepare.policy import QuantConfig
 
 
 def layer_input_quantizer(layer: nn.Module, shape: tuple[int, ...], bits: int, config: QuantConfig, *, signed: bool | None) -> nn.Module:
-    """Makes the quantizer of a layer's input.
+    """Make the quantizer of a layer's input.
 
     Args:
         layer: A convolution or a linear layer.
@@ -27,7 +27,7 @@ def layer_input_quantizer(layer: nn.Module, shape: tuple[int, ...], bits: int, c
 
 
 def input_scale_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantConfig) -> tuple[int, ...]:
-    """Gives the shape of the scale of a layer's input (docs/spec/vit.md, 3.2).
+    """Return the shape of the scale of a layer's input (docs/spec/vit.md, 3.2).
 
     >>> from stillbit.prepare.policy import QuantConfig
     >>> input_scale_shape(nn.Linear(192, 768), (1, 197, 192), QuantConfig(activation_scales="token"))
@@ -44,7 +44,7 @@ def input_scale_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantCon
 
 
 def _shift_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantConfig) -> tuple[int, ...]:
-    """Gives one bias a channel; to the image, under scales that are bound to its size anyway, one a pixel, as published."""
+    """Return one bias a channel; to the image, under scales that are bound to its size anyway, one a pixel, as published."""
     if not _is_convolution(layer):
         return shape[-1:]
     return shape[2:] if config.activation_scales == "token" else (shape[1], *(1,) * (len(shape) - 2))

@@ -23,7 +23,7 @@ _MULTIPLYING = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, nn.RNNBase, nn.
 
 
 def register_layer(float_layer: type[nn.Module], quantized_layer: type[nn.Module]) -> None:
-    """Teaches `prepare` a layer type of yours.
+    """Teach `prepare` a layer type of yours.
 
     Args:
         float_layer: The exact type that models use.
@@ -39,7 +39,7 @@ def register_layer(float_layer: type[nn.Module], quantized_layer: type[nn.Module
 
 
 def quantized_type(layer: nn.Module) -> type[nn.Module] | None:
-    """Gives the quantized type of a float layer, or None for a module that has none."""
+    """Return the quantized type of a float layer, or None for a module that has none."""
     if "timm.layers" in sys.modules and type(layer).__module__.startswith("timm."):
         _register_timm()
     return _TABLE.get(type(layer))
@@ -73,7 +73,7 @@ class LayerKind:
 
 
 def layer_kind(layer: nn.Module) -> LayerKind:
-    """Reads a layer's kind off its settings."""
+    """Read a layer's kind off its settings."""
     groups = int(getattr(layer, "groups", 1))
     depthwise = groups > 1 and groups == getattr(layer, "in_channels", 0)
     transposed = isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
@@ -81,7 +81,7 @@ def layer_kind(layer: nn.Module) -> LayerKind:
 
 
 def kernel_elements(layer: nn.Module) -> int:
-    """Gives the number of elements of a layer's kernel over space: 9 for a 3x3 convolution, 1 for a linear layer.
+    """Return the number of elements of a layer's kernel over space: 9 for a 3x3 convolution, 1 for a linear layer.
 
     >>> kernel_elements(nn.Conv2d(8, 8, 3))
     9
@@ -90,7 +90,7 @@ def kernel_elements(layer: nn.Module) -> int:
 
 
 def scale_shape(weight: torch.Tensor, output_axis: int, *, per_channel: bool) -> tuple[int, ...]:
-    """Gives the shape of a weight's scale.
+    """Return the shape of a weight's scale.
 
     >>> scale_shape(torch.empty(64, 3, 7, 7), 0, per_channel=True)
     (64, 1, 1, 1)

@@ -37,7 +37,7 @@ class OutputPlan:
 
 
 def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], example: Any) -> OutputPlan:
-    """Decides which outputs are quantized, and how wide. Changes nothing.
+    """Decide which outputs are quantized, and how wide. Changes nothing.
 
     Args:
         model: A float model.
@@ -62,7 +62,7 @@ def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], exampl
 
 
 def attach_outputs(model: nn.Module, plan: OutputPlan, config: QuantConfig) -> None:
-    """Puts the planned quantizers into a model whose layers are swapped already.
+    """Put the planned quantizers into a model whose layers are swapped already.
 
     Args:
         model: The model.
@@ -76,12 +76,12 @@ def attach_outputs(model: nn.Module, plan: OutputPlan, config: QuantConfig) -> N
 
 
 def _plan_all(model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]) -> OutputPlan:
-    """Plans each layer's output, each sum and each product; average pools are quantized again by what they pooled."""
+    """Plan each layer's output, each sum and each product; average pools are quantized again by what they pooled."""
     policy = POLICIES[config.policy]
     last, before_last = order[-1], order[-2:-1]
 
     def width(owner: str, place: Place | None) -> int:
-        """Gives the width of the output of a layer or block, the owner."""
+        """Return the width of the output of a layer or block, the owner."""
         bits = config.activation_bits
         if owner == last and not policy.logits:
             bits = FLOAT_BITS
@@ -106,7 +106,7 @@ def _plan_all(model: nn.Module, config: QuantConfig, order: list[str], points: P
 
 
 def _plan_integer(model: nn.Module, config: QuantConfig, order: list[str], points: Points, preceding: dict[str, Place]) -> OutputPlan:
-    """Plans what an integer runtime needs beyond quantized inputs: 8 bits on sums and on outputs of spatial convolutions."""
+    """Plan what an integer runtime needs beyond quantized inputs: 8 bits on sums and on outputs of spatial convolutions."""
     average_pooled = {preceding[layer] for layer in points.pooled if layer in preceding}
     places = [Place(block) for block, join in points.joins.items() if join is Join.SUM]
     for name, output in points.layers.items():
@@ -119,7 +119,7 @@ def _plan_integer(model: nn.Module, config: QuantConfig, order: list[str], point
 
 
 def _integer_place(model: nn.Module, output: LayerOutput, average_pooled: set[Place]) -> list[Place]:
-    """Gives where the output of a spatial convolution is quantized, if anything but a layer reads it."""
+    """Return where the output of a spatial convolution is quantized, if anything but a layer reads it."""
     if output.activation is not None and type(model.get_submodule(output.activation)) not in _FOLDABLE:
         return [Place(output.activation, before=True)]
     if output.summed or output.max_pooled or output.place in average_pooled:
@@ -128,7 +128,7 @@ def _integer_place(model: nn.Module, output: LayerOutput, average_pooled: set[Pl
 
 
 def _class_around(model: nn.Module, layer: str) -> str:
-    """Gives the class of the nearest module around a layer that is not a mere container."""
+    """Return the class of the nearest module around a layer that is not a mere container."""
     name = layer
     while name:
         name = name.rpartition(".")[0]

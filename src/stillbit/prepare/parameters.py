@@ -11,19 +11,19 @@ from stillbit.quantizers.base import Quantizer
 
 
 def scales(model: nn.Module) -> list[Parameter]:
-    """Gives the learned scales and zero points: the direct parameters of the quantizers, each once."""
+    """Return the learned scales and zero points: the direct parameters of the quantizers, each once."""
     found = {id(p): p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters(recurse=False)}
     return list(found.values())
 
 
 def weights(model: nn.Module) -> list[Parameter]:
-    """Gives all other parameters that train: weights, biases, batch norm's."""
+    """Return all other parameters that train: weights, biases, batch norm's."""
     apart = {id(parameter) for parameter in scales(model)}
     return [parameter for parameter in model.parameters() if id(parameter) not in apart and parameter.requires_grad]
 
 
 def undecayed(model: nn.Module) -> list[Parameter]:
-    """Gives those of `weights` that by custom do not decay: what would only be pulled away from where it has to be.
+    """Return those of `weights` that by custom do not decay: what would only be pulled away from where it has to be.
 
     Args:
         model: A prepared model.
@@ -39,7 +39,7 @@ def undecayed(model: nn.Module) -> list[Parameter]:
 
 
 def parameter_groups(model: nn.Module, *, weight_decay: float, scale_lr: float, decay_norms: bool = True) -> list[dict[str, Any]]:
-    """Gives groups for one optimizer over everything: scales with their own learning rate and without decay.
+    """Return groups for one optimizer over everything: scales with their own learning rate and without decay.
 
     Args:
         model: A prepared model.

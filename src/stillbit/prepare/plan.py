@@ -26,7 +26,7 @@ class LayerPlan:
 
 
 def plan_layers(model: nn.Module, layers: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> dict[str, LayerPlan]:
-    """Decides the widths of each layer.
+    """Decide the widths of each layer.
 
     Args:
         model: The float model.
@@ -42,7 +42,7 @@ def plan_layers(model: nn.Module, layers: dict[str, nn.Module], trace: Trace, co
 
 
 def _classifiers(model: nn.Module, order: list[str]) -> set[str]:
-    """Gives the last layer, or all of them where a model has several heads and says so, as timm's do."""
+    """Return the last layer, or all of them where a model has several heads and says so, as timm's do."""
     classifier = getattr(model, "get_classifier", tuple)
     heads: Any = classifier()
     heads = heads if isinstance(heads, tuple | list) else (heads,)

@@ -56,7 +56,7 @@ class Points:
 
 
 def find_points(model: nn.Module, layers: Collection[str]) -> Points:
-    """Looks every module up in the table.
+    """Look every module up in the table.
 
     Args:
         model: A float model.
@@ -83,7 +83,7 @@ def find_points(model: nn.Module, layers: Collection[str]) -> Points:
 
 
 def preceding_places(model: nn.Module, points: Points, layers: Collection[str], example: Any) -> dict[str, Place]:
-    """Runs the example and gives, for each layer, the place that was passed last before the layer's first call.
+    """Run the example and return, for each layer, the place that was passed last before the layer's first call.
 
     An average pool reads the tensor of this place if it stands between the two; so does the layer itself if nothing does.
 
@@ -130,7 +130,7 @@ def _does_nothing(block: nn.Module, path: str) -> bool:
 
 
 def _resolve(name: str, block: nn.Module, path: str) -> str | None:
-    """Gives the full name of a module by its path in the block, or None where the block lacks it."""
+    """Return the full name of a module by its path in the block, or None where the block lacks it."""
     module, names = block, [name] if name else []
     for part in path.split(".") if path else []:
         children = list(module._modules)

@@ -233,6 +233,6 @@ TABLE: dict[str, Block] = {
 
 
 def table_entry(module: nn.Module) -> Block | None:
-    """Gives the entry of a module's exact class, or None."""
+    """Return the entry of a module's exact class, or None."""
     kind = type(module)
     return TABLE.get(f"{kind.__module__}.{kind.__qualname__}")

@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def structure_restored_on_error(model: nn.Module) -> Iterator[None]:
-    """Puts children and hooks of every module back if the block raises."""
+    """Put children and hooks of every module back if the block raises."""
     before = [(module, dict(module._modules), dict(module._forward_hooks), dict(module._forward_pre_hooks)) for module in model.modules()]
     try:
         yield

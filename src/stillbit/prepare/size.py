@@ -10,7 +10,7 @@ _FLOAT_BYTES = 4
 
 
 def packed_bytes(model: nn.Module) -> int:
-    """Gives the bytes of a model whose quantized weights are packed at their width; everything else that it needs to infer is float32.
+    """Return the bytes of a model whose quantized weights are packed at their width; everything else that it needs to infer is float32.
 
     Counted are codes, scales and zero points, biases, and batch norm's parameters and statistics; not pins, flags and step counts,
     which only training needs.
@@ -33,12 +33,12 @@ def packed_bytes(model: nn.Module) -> int:
 
 
 def code_bytes(site: WeightSite) -> int:
-    """Gives the bytes of a weight's codes, packed at their width, rounded up to a whole one."""
+    """Return the bytes of a weight's codes, packed at their width, rounded up to a whole one."""
     return -(-site.latent().numel() * site.quantizer.bits // 8)
 
 
 def float_bytes(model: nn.Module) -> int:
-    """Gives the bytes of the network that a model was prepared from, all in float32: no scales, zero points or learned shifts.
+    """Return the bytes of the network that a model was prepared from, all in float32: no scales, zero points or learned shifts.
 
     Args:
         model: Any model.

@@ -29,7 +29,7 @@ _HALF_PRECISION = 8  # of the dtype's own relative steps, where these are coarse
 
 
 def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
-    """Quantizes a model in place: swaps its layers, adds activation quantizers, and proves by a run that each one is reached.
+    """Quantize a model in place: swaps its layers, adds activation quantizers, and proves by a run that each one is reached.
 
     Each layer keeps its name, its keys in the state dict and its Parameter objects. Quantizers have no range until `calibrate`, or
     until a trained state is loaded. If an error is raised, the model is as it was.
@@ -131,7 +131,7 @@ def _label(model: nn.Module) -> None:
 
 @contextmanager
 def _bypassed(model: nn.Module) -> Iterator[None]:
-    """Lets all quantizers of a model give their inputs back; a model whose preparation fails loses them anyway."""
+    """Let all quantizers of a model give their inputs back; a model whose preparation fails loses them anyway."""
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     for quantizer in quantizers:
         quantizer.bypass = True
@@ -141,7 +141,7 @@ def _bypassed(model: nn.Module) -> Iterator[None]:
 
 
 def _check_same_output(model: nn.Module, float_output: Tensor, example: Any, config: QuantConfig) -> dict[str, Covered]:
-    """Checks that the model, its quantizers bypassed, still computes what it did; gives what each quantizer saw."""
+    """Check that the model, its quantizers bypassed, still computes what it did; return what each quantizer saw."""
     output, covered = measure_coverage(model, example)
     difference = (output - float_output).abs().max()
     tolerance = max(_SAME_OUTPUT[config.attention], _HALF_PRECISION * torch.finfo(float_output.dtype).eps)

@@ -18,7 +18,7 @@ _SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, functional.scal
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Puts the model in evaluation mode, without gradients, and restores each module's own mode."""
+    """Put the model in evaluation mode, without gradients, and restores each module's own mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -41,7 +41,7 @@ def watched(modules: dict[str, nn.Module], on_call: Callable[[str, tuple[Any, ..
 
 
 def run_example(model: nn.Module, example: Any) -> Tensor:
-    """Runs the example and gives the model's output, several outputs joined into one vector.
+    """Run the example and return the model's output, several outputs joined into one vector.
 
     Args:
         model: The model.
@@ -91,7 +91,7 @@ class Trace:
 
 
 def trace_example(model: nn.Module, layers: Collection[str], example: Any) -> Trace:
-    """Runs the example and watches.
+    """Run the example and watch.
 
     Args:
         model: A float model.
@@ -130,7 +130,7 @@ class _Watch(TorchFunctionMode):
         self._activations: dict[int, tuple[Tensor, int]] = {}
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
-        """Notes the call of a module."""
+        """Note the call of a module."""
         self._running.append(name)
         if not inputs or not isinstance(inputs[0], Tensor):
             return
@@ -142,7 +142,7 @@ class _Watch(TorchFunctionMode):
                 self.activated.add(name)
 
     def leave(self, module: nn.Module, output: Any) -> None:
-        """Notes that a module has run, or has failed."""
+        """Note that a module has run, or has failed."""
         self._running.pop()
         if isinstance(output, Tensor) and is_activation(module):
             self._activations[output.data_ptr()] = (output, output._version)

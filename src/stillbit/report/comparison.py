@@ -49,7 +49,7 @@ class Spread:
 
 
 def group_runs(histories: Sequence[RunHistory]) -> list[Group]:
-    """Puts runs together that differ in the seed alone, or in what changes no number.
+    """Put runs together that differ in the seed alone, or in what changes no number.
 
     Paths count as equal if they differ in a `seed<number>` alone: each seed may start from float weights of its own.
 
@@ -76,18 +76,18 @@ def group_runs(histories: Sequence[RunHistory]) -> list[Group]:
 
 
 def seed_of(history: RunHistory) -> str:
-    """Gives a run's seed, or a dash for a record that does not say it."""
+    """Return a run's seed, or a dash for a record that does not say it."""
     return str(_section(history.recipe, "training").get("seed", "-"))
 
 
 def subject_of(recipe: Mapping[str, Any]) -> str:
-    """Says which network a recipe trains on which data, as in `small_mobilenet, digits`."""
+    """Return which network a recipe trains on which data, as in `small_mobilenet, digits`."""
     names = (_section(recipe, section).get("name") for section in ("model", "data"))
     return ", ".join(str(name) for name in names if name)
 
 
 def treatment_of(recipe: Mapping[str, Any]) -> str:
-    """Says how a recipe quantizes, as in `W3A3 LSQ, freezing`."""
+    """Return how a recipe quantizes, as in `W3A3 LSQ, freezing`."""
     quantization = _section(recipe, "quantization")
     width = "float"
     if quantization:
@@ -97,30 +97,30 @@ def treatment_of(recipe: Mapping[str, Any]) -> str:
 
 
 def title_of(recipe: Mapping[str, Any]) -> str:
-    """Says what a recipe trains, as in `small_mobilenet, digits, W3A3 LSQ, freezing`."""
+    """Return what a recipe trains, as in `small_mobilenet, digits, W3A3 LSQ, freezing`."""
     return ", ".join(part for part in (subject_of(recipe), treatment_of(recipe)) if part)
 
 
 def last(history: RunHistory, name: str) -> float | None:
-    """Gives the last finite value of a figure: of the epochs if they have it, else of the steps."""
+    """Return the last finite value of a figure: of the epochs if they have it, else of the steps."""
     series = history.epochs.get(name) or history.steps.get(name)
     finite = [value for value in series.values if math.isfinite(value)] if series else []
     return finite[-1] if finite else None
 
 
 def best(history: RunHistory, name: str) -> float | None:
-    """Gives the largest finite value of a figure of the epochs."""
+    """Return the largest finite value of a figure of the epochs."""
     series = history.epochs.get(name)
     return max((value for value in series.values if math.isfinite(value)), default=None) if series else None
 
 
 def total_bytes(history: RunHistory) -> float | None:
-    """Gives the size of a network with its codes packed; None if the record has no sizes."""
+    """Return the size of a network with its codes packed; None if the record has no sizes."""
     return float(sum(layer.facts.num_bytes for layer in history.layers) + history.other_bytes) or None
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Gives mean and spread of a figure over runs.
+    """Return mean and spread of a figure over runs.
 
     Args:
         values: One a run; None where a run has none.
@@ -136,7 +136,7 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def _decisive(recipe: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-    """Gives what decides a run's numbers, one key path a value."""
+    """Return what decides a run's numbers, one key path a value."""
     for key, value in recipe.items():
         name = f"{path}{key}"
         if isinstance(value, Mapping) and value:
@@ -146,7 +146,7 @@ def _decisive(recipe: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, 
 
 
 def _titles(histories: Sequence[RunHistory], recipes: Sequence[Mapping[str, str]]) -> list[str]:
-    """Gives each group a title of its own: equal ones are told apart by the keys in which their recipes differ."""
+    """Return each group a title of its own: equal ones are told apart by the keys in which their recipes differ."""
     one_subject = len({subject_of(history.recipe) for history in histories}) == 1
     titles = [(treatment_of if one_subject else title_of)(history.recipe) for history in histories]
     found = []

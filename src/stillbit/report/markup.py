@@ -14,7 +14,7 @@ class Markup(str):
 
 
 def tag(name: str, *children: str, **attributes: str | None) -> Markup:
-    """Builds an element.
+    """Build an element.
 
     Args:
         name: Of the element.
@@ -36,7 +36,7 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
 
 
 def join(parts: Any) -> Markup:
-    """Puts texts and elements end to end; texts are escaped.
+    """Put texts and elements end to end; texts are escaped.
 
     Args:
         parts: Any number of them.
@@ -48,7 +48,7 @@ def join(parts: Any) -> Markup:
 
 
 def data_tag(identity: str, data: object) -> Markup:
-    r"""Puts data into a page, where a script reads it and no browser takes any of it for HTML.
+    r"""Put data into a page, where a script reads it and no browser takes any of it for HTML.
 
     Args:
         identity: The element's `id`.

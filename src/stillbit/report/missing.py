@@ -7,7 +7,7 @@ _FLOAT = "The weights are floats: there is no grid for them to oscillate on."
 
 
 def missing(history: RunHistory) -> dict[str, str]:
-    """Says what cannot be drawn of a run.
+    """Return what cannot be drawn of a run.
 
     Args:
         history: The run.
@@ -21,7 +21,7 @@ def missing(history: RunHistory) -> dict[str, str]:
 
 
 def is_float(history: RunHistory) -> bool:
-    """Says whether a run trains in full precision."""
+    """Return whether a run trains in full precision."""
     return not history.layers and not history.recipe.get("quantization")
 
 

@@ -37,12 +37,12 @@ class Figure:
 
 
 def percent(value: float) -> str:
-    """Writes a share for people, as in `93.25 %`."""
+    """Write a share for people, as in `93.25 %`."""
     return f"{100 * value:.2f} %"
 
 
 def size(value: float) -> str:
-    """Writes bytes for people, in powers of 1024."""
+    """Write bytes for people, in powers of 1024."""
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
@@ -51,7 +51,7 @@ def size(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Writes a time for people, as in `1 h 05 min` or `42 s`."""
+    """Write a time for people, as in `1 h 05 min` or `42 s`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -71,7 +71,7 @@ FIGURES = (
 
 
 def overview(histories: Sequence[RunHistory], names: Sequence[str]) -> Markup:
-    """Gives the comparison, if there are several runs, and the facts of each run.
+    """Return the comparison, if there are several runs, and the facts of each run.
 
     Args:
         histories: The runs.
@@ -135,7 +135,7 @@ def _single_runs(histories: Sequence[RunHistory], names: Sequence[str]) -> Marku
 
 
 def _facts(history: RunHistory, name: str, *, single: bool) -> Markup:
-    """Gives what a run is: figures up front, then what it ran on, then what its record lacks."""
+    """Return what a run is: figures up front, then what it ran on, then what its record lacks."""
     lines = [
         ("Run", name),
         ("Folder", str(history.folder)),

@@ -20,7 +20,7 @@ _SCRIPTS = ("elements", "chart", "axes", "lines", "rows", "heatmap", "histogram"
 
 
 def build_page(histories: Sequence[RunHistory]) -> str:
-    """Gives the whole page.
+    """Return the whole page.
 
     Args:
         histories: The runs, at least one.
@@ -46,7 +46,7 @@ def build_page(histories: Sequence[RunHistory]) -> str:
 
 
 def distinct_names(histories: Sequence[RunHistory]) -> list[str]:
-    """Gives each run a name of its own: its folder's, with as many parents as it takes."""
+    """Return each run a name of its own: its folder's, with as many parents as it takes."""
     depth = 1
     parts = [history.folder.resolve().parts for history in histories]
     names = [history.name for history in histories]
@@ -64,7 +64,7 @@ def _title(histories: Sequence[RunHistory]) -> str:
 
 
 def _data(histories: Sequence[RunHistory], names: Sequence[str]) -> list[Markup]:
-    """Gives one tag that the page reads at once, and one a run that it reads when the run is chosen."""
+    """Return one tag that the page reads at once, and one a run that it reads when the run is chosen."""
     groups = group_runs(histories)
     place_of = {member: place for place, group in enumerate(groups) for member in group.members}
     runs = [_run(history, names[place], place_of[place]) for place, history in enumerate(histories)]

@@ -20,7 +20,7 @@ class Axes:
         self._places: dict[tuple[int, ...], int] = {}
 
     def place(self, steps: list[int]) -> int:
-        """Gives the number of a list of steps, which is kept if it is new."""
+        """Return the number of a list of steps, which is kept if it is new."""
         key = tuple(steps)
         if key not in self._places:
             self._places[key] = len(self.lists)
@@ -28,7 +28,7 @@ class Axes:
         return self._places[key]
 
     def series(self, series: Series, points: int) -> dict[str, Any] | None:
-        """Gives a thinned series, whose `x` is the number of a list of steps; None if it is empty."""
+        """Return a thinned series, whose `x` is the number of a list of steps; None if it is empty."""
         if not series.steps:
             return None
         found = thin(series, points)
@@ -36,7 +36,7 @@ class Axes:
 
 
 def curves_of(history: RunHistory) -> dict[str, Any]:
-    """Gives what the page draws of every run: figures of the whole network.
+    """Return what the page draws of every run: figures of the whole network.
 
     Args:
         history: The run.
@@ -50,7 +50,7 @@ def curves_of(history: RunHistory) -> dict[str, Any]:
 
 
 def details_of(history: RunHistory) -> dict[str, Any]:
-    """Gives what the page draws of the chosen run: layers, activations, batch norms, sizes.
+    """Return what the page draws of the chosen run: layers, activations, batch norms, sizes.
 
     Args:
         history: The run.
@@ -96,7 +96,7 @@ def _layer(axes: Axes, layer: LayerHistory) -> dict[str, Any]:
 
 
 def _scale(axes: Axes, layer: LayerHistory) -> dict[str, Any] | None:
-    """Joins a layer's three series of scales; the band spans the smallest and the largest of each piece."""
+    """Join a layer's three series of scales; the band spans the smallest and the largest of each piece."""
     mean = axes.series(layer.scale, _LAYER_POINTS)
     if mean is None:
         return None
@@ -112,7 +112,7 @@ def _histograms(histograms: tuple[Histogram, ...]) -> list[dict[str, Any]]:
 
 
 def _trajectory(trajectory: Trajectory) -> dict[str, Any]:
-    """Keeps the last positions: a mean of several would hide the oscillation."""
+    """Keep the last positions: a mean of several would hide the oscillation."""
     positions = trajectory.positions[-_TRAJECTORY_POINTS:]
     return {
         "index": trajectory.index,

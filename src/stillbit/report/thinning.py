@@ -10,7 +10,7 @@ Point = float | None
 
 
 def thin(series: Series, points: int) -> dict[str, Any]:
-    """Gives a series as plain data, with at most a number of points.
+    """Return a series as plain data, with at most a number of points.
 
     Args:
         series: What to show.
@@ -32,7 +32,7 @@ def thin(series: Series, points: int) -> dict[str, Any]:
 
 
 def spread(count: int, chosen: int) -> list[int]:
-    """Chooses places of a sequence, evenly, the first and the last among them.
+    """Choose places of a sequence, evenly, the first and the last among them.
 
     Args:
         count: Length of the sequence.
@@ -47,7 +47,7 @@ def spread(count: int, chosen: int) -> list[int]:
 
 
 def plain(value: float) -> Point:
-    """Rounds to five digits, which is more than a picture can show; None if it is not finite."""
+    """Round to five digits, which is more than a picture can show; None if it is not finite."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 

@@ -12,7 +12,7 @@ PAGE = "report.html"
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Writes the report of one run or of several.
+    """Write the report of one run or of several.
 
     Args:
         folders: Run folders.

@@ -46,7 +46,7 @@ class _Panel:
         self.count = axes.text(0.98, 0.94, "", transform=axes.transAxes, ha="right", va="center", fontsize=8, animated=True)
 
     def at(self, step: int) -> list[Artist]:
-        """Moves everything to a step, and gives it in the order of drawing."""
+        """Move everything to a step, and return it in the order of drawing."""
         steps = np.arange(step + 1)
         self.past_values.set_data(steps, self.values[: step + 1])
         self.trail.set_data(steps, self.latents[: step + 1])
@@ -57,7 +57,7 @@ class _Panel:
 
 
 def animate(methods: Mapping[str, Trajectory]) -> bytes:
-    """Draws the first steps of one weight under the methods of `ANIMATED`.
+    """Draw the first steps of one weight under the methods of `ANIMATED`.
 
     Args:
         methods: One weight each, by name.
@@ -75,7 +75,7 @@ def animate(methods: Mapping[str, Trajectory]) -> bytes:
 
 
 def _frames(methods: Mapping[str, Trajectory]) -> Iterator[Image.Image]:
-    """Draws what rests once, and what moves on a copy of it at each step."""
+    """Draw what rests once, and what moves on a copy of it at each step."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.0, 5.4), layout="constrained", dpi=100)
         canvas = FigureCanvasAgg(figure)

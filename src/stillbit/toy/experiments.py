@@ -80,7 +80,7 @@ class Findings:
 
 
 def measure(seed: int = 0) -> Findings:
-    """Measures everything, in some 14,000 optimizer steps of tiny models.
+    """Measure everything, in some 14,000 optimizer steps of tiny models.
 
     Args:
         seed: Of stochastic rounding, sampled inputs, and the row's optima.
@@ -96,13 +96,13 @@ def measure(seed: int = 0) -> Findings:
 
 
 def one_weight(name: str, seed: int = 0) -> Trajectory:
-    """Trains one weight under an entry of `METHODS`, from the grid point below its optimum."""
+    """Train one weight under an entry of `METHODS`, from the grid point below its optimum."""
     quantizer, treat = METHODS[name]
     return solve(Regression((DISTANCE,), (0.0,), LEARNING_RATE, STEPS, seed=seed), quantizer(), treat)
 
 
 def by_distance(seed: int = 0, rates: Sequence[float] = (0.001, 0.01, 0.1)) -> dict[str, Curve]:
-    """Measures frequency against distance, by learning rate, and with sampled inputs."""
+    """Measure frequency against distance, by learning rate, and with sampled inputs."""
     distances = tuple(round(0.02 * number - 0.01, 2) for number in range(1, 26))
     expected = tuple(laws.oscillation_frequency(distance) for distance in distances)
     curves = {
@@ -114,13 +114,13 @@ def by_distance(seed: int = 0, rates: Sequence[float] = (0.001, 0.01, 0.1)) -> d
 
 
 def by_rate() -> dict[str, Curve]:
-    """Measures frequency against learning rate, by distance."""
+    """Measure frequency against learning rate, by distance."""
     found = [_from_boundary(SEVERAL, rate, 210).frequency(200) for rate in RATES]
     return _each_distance(RATES, found, lambda distance, _: laws.oscillation_frequency(distance))
 
 
 def amplitudes() -> dict[str, Curve]:
-    """Measures the height of the saw-tooth against the learning rate, by rounding estimator."""
+    """Measure the height of the saw-tooth against the learning rate, by rounding estimator."""
     curves = {}
     for name in ("straight-through", "EWGS", "stacked sigmoid"):
         quantizer = METHODS[name][0]
@@ -132,13 +132,13 @@ def amplitudes() -> dict[str, Curve]:
 
 
 def by_dampening() -> dict[str, Curve]:
-    """Measures frequency against the weight of the dampening term, by distance."""
+    """Measure frequency against the weight of the dampening term, by distance."""
     found = [_from_boundary(SEVERAL, 0.002, 210, treat=_dampening(weight)).frequency(200) for weight in WEIGHTS]
     return _each_distance(WEIGHTS, found, laws.oscillation_frequency)
 
 
 def row(name: str, seed: int = 0) -> RowEnd:
-    """Trains a row of weights with normal optima, which they start at, under an entry of `ROWS`."""
+    """Train a row of weights with normal optima, which they start at, under an entry of `ROWS`."""
     make, treat = ROWS[name]
     optima = tuple(torch.randn(ROW, generator=torch.Generator().manual_seed(seed)).tolist())
     task = Regression(optima, optima, ROW_RATE, ROW_STEPS, seed=seed)
@@ -165,7 +165,7 @@ def _from_boundary(
     sampled: bool = False,
     seed: int = 0,
 ) -> Trajectory:
-    """Trains a weight for each distance, starting where it would arrive in the end."""
+    """Train a weight for each distance, starting where it would arrive in the end."""
     task = Regression(distances, (BOUNDARY,) * len(distances), learning_rate, steps, sampled=sampled, seed=seed)
     return solve(task, whole_numbers() if quantizer is None else quantizer, treat)
 
@@ -175,7 +175,7 @@ def _dampening(weight: float) -> Treatment:
 
 
 def _each_distance(x: tuple[float, ...], found: Sequence[NDArray[np.float64]], law: Callable[[float, float], float]) -> dict[str, Curve]:
-    """Makes a curve of each column of `found`, which has a row for each `x`."""
+    """Make a curve of each column of `found`, which has a row for each `x`."""
     return {
         f"distance {distance:g}": Curve(x, _floats(each[column] for each in found), tuple(law(distance, one) for one in x))
         for column, distance in enumerate(SEVERAL)

@@ -13,7 +13,7 @@ multiplies the gradient does so on both sides of the boundary alike, and changes
 
 
 def oscillation_frequency(distance: float, dampening: float = 0.0) -> float:
-    """Gives oscillations a step as `Tracking` counts them, `2 (d - weight) / (1 - 2 weight)`.
+    """Return oscillations a step as `Tracking` counts them, `2 (d - weight) / (1 - 2 weight)`.
 
     Args:
         distance: From the optimum to the nearest grid point, in grid steps, 0 to 0.5.
@@ -28,7 +28,7 @@ def oscillation_frequency(distance: float, dampening: float = 0.0) -> float:
 
 
 def amplitude(learning_rate: float, factor: float = 1.0) -> float:
-    """Gives the latent's greatest range, in grid steps.
+    """Return the latent's greatest range, in grid steps.
 
     Args:
         learning_rate: Of plain SGD.

@@ -25,7 +25,7 @@ _SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "x"
 
 
 def draw_methods(methods: Mapping[str, Trajectory]) -> bytes:
-    """Draws the latent and its value under each method, side by side.
+    """Draw the latent and its value under each method, side by side.
 
     Args:
         methods: One weight each, by name.
@@ -55,7 +55,7 @@ def draw_methods(methods: Mapping[str, Trajectory]) -> bytes:
 
 
 def draw_laws(findings: Findings) -> bytes:
-    """Draws what frequency and height depend on; lines are calculated (`laws`), marks are measured.
+    """Draw what frequency and height depend on; lines are calculated (`laws`), marks are measured.
 
     Args:
         findings: What was measured.
@@ -91,7 +91,7 @@ def grid_lines(axes: Axes) -> None:
 
 
 def mark_treatment(axes: Axes) -> None:
-    """Marks the step from which on a method acts."""
+    """Mark the step from which on a method acts."""
     axes.axvline(TREATED_FROM, color=INK, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0, label="the method begins")
 
 

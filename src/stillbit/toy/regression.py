@@ -64,20 +64,20 @@ class Trajectory:
     scales: NDArray[np.float64]
 
     def frequency(self, steps: int) -> NDArray[np.float64]:
-        """Gives oscillations a step over the last `steps`, by weight."""
+        """Return oscillations a step over the last `steps`, by weight."""
         return np.asarray((self.oscillations[-1] - self.oscillations[-1 - steps]) / steps)
 
     def flips(self) -> NDArray[np.int64]:
-        """Gives how many forward passes so far used another code than the one before, shape (steps, weights)."""
+        """Return how many forward passes so far used another code than the one before, shape (steps, weights)."""
         return np.cumsum(np.diff(self.codes, axis=0, prepend=self.codes[:1]) != 0, axis=0)
 
     def amplitude(self, steps: int) -> NDArray[np.float64]:
-        """Gives the distance from the lowest to the highest position of the last `steps`, in grid steps, by weight."""
+        """Return the distance from the lowest to the highest position of the last `steps`, in grid steps, by weight."""
         return np.asarray(np.ptp(self.positions[-steps:], axis=0))
 
 
 def model_of(task: Regression, quantizer: Quantizer) -> nn.Sequential:
-    """Gives a linear layer with one output and an input for each weight, its latents at their starts.
+    """Return a linear layer with one output and an input for each weight, its latents at their starts.
 
     Args:
         task: The regression.
@@ -92,7 +92,7 @@ def model_of(task: Regression, quantizer: Quantizer) -> nn.Sequential:
 
 
 def solve(task: Regression, quantizer: Quantizer, treat: Treatment | None = None) -> Trajectory:
-    """Trains.
+    """Train.
 
     Args:
         task: The regression.
@@ -123,7 +123,7 @@ def solve(task: Regression, quantizer: Quantizer, treat: Treatment | None = None
 
 
 def from_step(step: int, schedule: Schedule) -> Schedule:
-    """Gives a schedule that is 0 before a step, counted from 1, and then another one."""
+    """Return a schedule that is 0 before a step, counted from 1, and then another one."""
     return lambda now: schedule(now) if now >= step else 0.0
 
 

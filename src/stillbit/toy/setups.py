@@ -18,31 +18,31 @@ ROW_STEPS = 400
 
 
 def whole_numbers(rounding: Rounding | None = None) -> FixedRange:
-    """Gives a quantizer whose grid points are whole numbers; without a rounding estimator the straight-through one."""
+    """Return a quantizer whose grid points are whole numbers; without a rounding estimator the straight-through one."""
     quantizer = FixedRange(BITS, rounding=rounding)
     quantizer.set_range(-3.0, 3.0)
     return quantizer
 
 
 def learned_scale() -> LSQ:
-    """Gives a quantizer whose grid points are whole numbers at the start."""
+    """Return a quantizer whose grid points are whole numbers at the start."""
     quantizer = LSQ(BITS)
     quantizer.set_range(-3.0, 3.0)
     return quantizer
 
 
 def dampened(model: nn.Module) -> Dampening:
-    """Treats by a weight that rises from 0."""
+    """Treat by a weight that rises from 0."""
     return Dampening(model, weight=from_step(TREATED_FROM, Cosine(0.0, 0.4, 2.0 * TREATED_FROM, begin=0.5)))
 
 
 def frozen(model: nn.Module) -> Freezing:
-    """Treats by a threshold that the oscillations of one weight exceed."""
+    """Treat by a threshold that the oscillations of one weight exceed."""
     return Freezing(model, threshold=from_step(TREATED_FROM, Constant(0.3)), ema_momentum=0.05)
 
 
 def annealed(model: nn.Module) -> Annealing:
-    """Lets the weight move only within 0.005 grid steps of the boundary."""
+    """Let the weight move only within 0.005 grid steps of the boundary."""
     return Annealing(model, begin=TREATED_FROM)
 
 
@@ -59,22 +59,22 @@ METHODS: dict[str, Setup] = {
 
 
 def row_learned_scale() -> LSQ:
-    """Gives a quantizer whose scale sums the gradients of a row, and divides them by its length."""
+    """Return a quantizer whose scale sums the gradients of a row, and divides them by its length."""
     return LSQ(BITS, scale_gradient="lsq")
 
 
 def row_dampened(model: nn.Module) -> Dampening:
-    """Treats a row as a recipe does."""
+    """Treat a row as a recipe does."""
     return Dampening(model, weight=Cosine(0.0, 0.6, ROW_STEPS, begin=0.25), aggregation="sum")
 
 
 def row_frozen(model: nn.Module) -> Freezing:
-    """Treats a row as a recipe does."""
+    """Treat a row as a recipe does."""
     return Freezing(model, threshold=Cosine(0.3, 0.02, ROW_STEPS, begin=0.25, before=0.0))
 
 
 def row_annealed(model: nn.Module) -> Annealing:
-    """Treats a row in the second half of training."""
+    """Treat a row in the second half of training."""
     return Annealing(model, begin=ROW_STEPS // 2)
 
 

@@ -29,7 +29,7 @@ _SEEN = (
 
 
 def toy(folder: Path, console: Console, seed: int = 0) -> None:
-    """Measures; writes an animation, two pictures and the record; prints a table and what it shows.
+    """Measure; write an animation, two pictures and the record; print a table and what it shows.
 
     Args:
         folder: Where the files go; made if it is not there.
@@ -66,7 +66,7 @@ def _make(folder: Path) -> None:
 
 
 def _end(trajectory: Trajectory) -> dict[str, float]:
-    """Gives what one weight does over its last steps."""
+    """Return what one weight does over its last steps."""
     flips = trajectory.flips()[:, 0]
     return {
         "oscillations_per_100_steps": 100 * float(trajectory.frequency(LAST)[0]),

@@ -15,7 +15,7 @@ from stillbit.training.heads import Heads, separate_heads
 
 
 def soft_cross_entropy(logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Gives the cross-entropy between two networks' class probabilities, `-sum softmax(t / T) log_softmax(o / T)`, mean over the batch.
+    """Return the cross-entropy between two networks' class probabilities, `-sum softmax(t / T) log_softmax(o / T)`, mean over the batch.
 
     Args:
         logits: `o`, of the student, (N, classes).
@@ -69,7 +69,7 @@ class Distiller:
         self._precision = precision
 
     def teach(self, images: Tensor) -> Tensor:
-        """Gives the teacher's logits.
+        """Return the teacher's logits.
 
         Args:
             images: What the student sees, mixed and augmented, (N, C, H, W).
@@ -82,7 +82,7 @@ class Distiller:
         return logits.clone()  # autograd saves no tensor that was made in inference mode
 
     def loss(self, heads: Heads, teacher_logits: Tensor, hard: Tensor) -> Tensor:
-        """Joins both losses.
+        """Join both losses.
 
         Args:
             heads: The student's logits.

@@ -16,7 +16,7 @@ class Heads(NamedTuple):
 
     @classmethod
     def of(cls, output: object) -> "Heads":
-        """Takes a network's output apart.
+        """Take a network's output apart.
 
         Args:
             output: A tensor, or a pair of them: class head, distillation head.
@@ -41,7 +41,7 @@ class Heads(NamedTuple):
         return self.classes if self.classes is self.distillation else (self.classes + self.distillation) / 2
 
     def for_loss(self) -> "Heads":
-        """Gives the logits at least in float32, whatever autocast made of them."""
+        """Return the logits at least in float32, whatever autocast made of them."""
         if self.classes.dtype == torch.float64:
             return self
         classes = self.classes.float()
@@ -49,7 +49,7 @@ class Heads(NamedTuple):
 
 
 def separate_heads(model: nn.Module) -> bool:
-    """Lets a network of two heads give both in training. Timm's give their mean unless told otherwise, so neither would learn its part.
+    """Let a network of two heads give both in training. Timm's give their mean unless told otherwise, so neither would learn its part.
 
     Args:
         model: Any network, not wrapped.

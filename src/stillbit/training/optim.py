@@ -177,7 +177,7 @@ def build_optimizer(
 def group_schedules(
     built: JointOptimizer, optimizer: OptimizerConfig, scale_optimizer: OptimizerConfig | None = None
 ) -> tuple[ScheduleConfig, ...]:
-    """Gives the schedule of each parameter group: that of the settings that its part was built from.
+    """Return the schedule of each parameter group: that of the settings that its part was built from.
 
     Args:
         built: What `build_optimizer` made of the settings.

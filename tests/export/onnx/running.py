@@ -15,7 +15,7 @@ from stillbit.export.program import operation_name
 
 
 def run(proto: onnx.ModelProto, x: Any, *, watch: tuple[str, ...] = (), optimized: bool = True) -> list[Any]:
-    """Gives the outputs, and the uint8 tensors that are watched."""
+    """Return the outputs, and the uint8 tensors that are watched."""
     watched = onnx.ModelProto()
     watched.CopyFrom(proto)
     watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None) for name in watch)
@@ -35,7 +35,7 @@ def session(proto: onnx.ModelProto, *, optimized: bool = True, saved: str = "") 
 
 
 def kernels(proto: onnx.ModelProto, folder: Any) -> list[str]:
-    """Gives the operators that the runtime has made of a graph."""
+    """Return the operators that the runtime has made of a graph."""
     saved = str(folder / "optimized.onnx")
     session(proto, saved=saved)
     return [node.op_type for node in onnx.load(saved).graph.node]
@@ -67,7 +67,7 @@ class Forced(torch.fx.Interpreter):
 
 
 def forced(program: Program, manifest: Manifest, x: torch.Tensor, codes: list[Any]) -> tuple[dict[str, torch.Tensor], Any]:
-    """Gives the steps by which each quantizer's codes differ, and the output that follows from the file's codes."""
+    """Return the steps by which each quantizer's codes differ, and the output that follows from the file's codes."""
     by_label: dict[str, list[Any]] = {}
     for entry, found in zip(manifest.activations, codes, strict=True):
         by_label.setdefault(entry.quantizer, []).append((found.astype(np.int64) - entry.offset, entry.permutation))

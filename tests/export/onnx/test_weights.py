@@ -16,7 +16,7 @@ PLAIN = Arrangement(1, np.zeros(1, np.int64), np.ones(1, np.int64))
 
 
 def decoded(builder: Builder, name: str, shape: tuple[int, ...]) -> Array:
-    """Evaluates a constant int8 tensor; the graph must depend on something, so that it is not all folded away."""
+    """Evaluate a constant int8 tensor; the graph must depend on something, so that it is not all folded away."""
     whole = builder.add("Cast", [name], "whole", to=onnx.TensorProto.FLOAT)
     builder.add("Add", [whole, "x"], "sum", output="y")
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [])]

@@ -28,12 +28,12 @@ class _Network(nn.Module):
 
 
 def traced(function: Function, *shape: int) -> Program:
-    """Gives the program of a function of a batch; the shape is without the batch."""
+    """Return the program of a function of a batch; the shape is without the batch."""
     return simplify(trace(_Network(function).eval(), torch.zeros(2, *shape)), shape)
 
 
 def assert_lowered(function: Function, *shape: int, exact: bool = False, tolerance: float = 1e-5) -> onnx.ModelProto:
-    """Holds the graph of a function to the function: the same codes at each quantizer, the same values behind them; gives the graph."""
+    """Hold the graph of a function to the function: the same codes at each quantizer, the same values behind them; return the graph."""
     program = traced(function, *shape)
     proto, manifest = to_onnx(program, Container(), exact=exact)
     for batch in (1, 3):
@@ -58,7 +58,7 @@ def quantized(
 
 
 def weight(*shape: int, bits: int = 4, kind: str = "per_channel", label: str = "w") -> Callable[[], Tensor]:
-    """Gives what makes the values of a weight's codes; per_channel, per_tensor, zero_point, one_zero_point or half_step."""
+    """Return what makes the values of a weight's codes; per_channel, per_tensor, zero_point, one_zero_point or half_step."""
     generator = torch.Generator().manual_seed(3)
     low = 0 if "zero_point" in kind else -(2 ** (bits - 1))
     codes = torch.randint(low, low + 2**bits, shape, generator=generator).to(torch.uint8 if low == 0 else torch.int8)

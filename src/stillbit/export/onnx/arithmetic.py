@@ -18,7 +18,7 @@ _CHANNELS_LAST, _CHANNELS_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers an activation quantizer: QuantizeLinear and Clip. Codes become values again where something computes with them."""
+    """Lower an activation quantizer: QuantizeLinear and Clip. Codes become values again where something computes with them."""
     source, label = lowering.value(node.args[0]), str(node.args[7])
     rank = len(node.meta["shape"])
     if source.grid is not None and source.grid.shift is None and source.quantizer == label:
@@ -30,7 +30,7 @@ def fake_quantize(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def dequantize(lowering: Lowering, node: fx.Node) -> Value | None:
-    """Lowers a weight: the layer that reads it stores it."""
+    """Lower a weight: the layer that reads it stores it."""
     if all(str(user.target) in _MULTIPLYING and list(user.args)[1] is node for user in node.users):
         return None
     weight = lowering.weight(node)
@@ -43,7 +43,7 @@ _MULTIPLYING = ("aten.conv2d.default", "aten.conv2d.padding", "aten.linear.defau
 
 
 def unary(operation: str, **attributes: Any) -> Any:
-    """Makes the lowering of an operation with one operand."""
+    """Make the lowering of an operation with one operand."""
 
     def lower(lowering: Lowering, node: fx.Node) -> Value:
         return Value(
@@ -54,7 +54,7 @@ def unary(operation: str, **attributes: Any) -> Any:
 
 
 def binary(operation: str) -> Any:
-    """Makes the lowering of an operation with two operands, of which one may be a number."""
+    """Make the lowering of an operation with two operands, of which one may be a number."""
 
     def lower(lowering: Lowering, node: fx.Node) -> Value:
         _refuse_alpha(node)
@@ -71,7 +71,7 @@ def _refuse_alpha(node: fx.Node) -> None:
 
 
 def add(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a sum; a constant added to codes is kept with their grid, as a learned shift, for the product that reads them."""
+    """Lower a sum; a constant added to codes is kept with their grid, as a learned shift, for the product that reads them."""
     left, right = node.args[:2]
     if lowering.is_constant(right) and isinstance(left, fx.Node) and node.kwargs.get("alpha", 1) == 1:
         source = lowering.value(left)
@@ -87,7 +87,7 @@ def add(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _summand(lowering: Lowering, node: fx.Node, operand: Any, where: str) -> str:
-    """Gives the values of what is summed. Codes that nothing else reads become values between two transposes, which ONNX Runtime cancels.
+    """Return the values of what is summed. Codes that nothing else reads become values between two transposes, which ONNX Runtime cancels.
 
     OpenVINO (2026.4.1) would make one kernel of a convolution, its quantizer, the sum and the quantizer behind that, and leave out the
     rounding of the first quantizer.
@@ -102,20 +102,20 @@ def _summand(lowering: Lowering, node: fx.Node, operand: Any, where: str) -> str
 
 
 def hardtanh(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers hardtanh, ReLU6 among them: a Clip."""
+    """Lower hardtanh, ReLU6 among them: a Clip."""
     given = arguments(node)
     limits = [lowering.builder.constant(float(given[limit]), "limit") for limit in ("min_val", "max_val")]
     return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
 
 
 def relu6(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers the function ReLU6: a Clip, as the module's hardtanh is."""
+    """Lower the function ReLU6: a Clip, as the module's hardtanh is."""
     limits = [lowering.builder.constant(limit, "limit") for limit in (0.0, 6.0)]
     return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
 
 
 def reversed_sub(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a number less a tensor."""
+    """Lower a number less a tensor."""
     given, where = arguments(node), lowering.where(node)
     _refuse_alpha(node)
     operands = [lowering.float_of(given["other"], f"{where}/left"), lowering.float_of(given["self"], f"{where}/right")]
@@ -123,7 +123,7 @@ def reversed_sub(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def gelu(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers GELU, exact or by tanh."""
+    """Lower GELU, exact or by tanh."""
     approximate = str(node.kwargs.get("approximate", "none"))
     return Value(
         lowering.builder.add("Gelu", [lowering.float_of(node.args[0])], lowering.where(node), approximate=approximate), node.meta["shape"]
@@ -131,7 +131,7 @@ def gelu(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def silu(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers SiLU: x times its sigmoid."""
+    """Lower SiLU: x times its sigmoid."""
     source, where = lowering.float_of(node.args[0]), lowering.where(node)
     return Value(
         lowering.builder.add("Mul", [source, lowering.builder.add("Sigmoid", [source], f"{where}/sigmoid")], where), node.meta["shape"]
@@ -139,14 +139,14 @@ def silu(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def softmax(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers softmax."""
+    """Lower softmax."""
     axis = arguments(node)["dim"]
     name = lowering.builder.add("Softmax", [lowering.float_of(node.args[0])], lowering.where(node), axis=axis)
     return Value(name, node.meta["shape"])
 
 
 def attention(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers fused attention, which stays float: two products and a softmax."""
+    """Lower fused attention, which stays float: two products and a softmax."""
     given, builder, where = arguments(node), lowering.builder, lowering.where(node)
     if given["is_causal"] or given["enable_gqa"] or given["dropout_p"]:
         raise ExportError(f"layer {node.meta['layer']}: causal, grouped or dropping attention has no ONNX form here; allowed: plain")
@@ -163,7 +163,7 @@ def attention(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def layer_norm(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers layer normalization; a learned shift or a batch norm behind it becomes part of it."""
+    """Lower layer normalization; a learned shift or a batch norm behind it becomes part of it."""
     given, where = arguments(node), lowering.where(node)
     shape = list(given["normalized_shape"])
     gamma: Array = np.ones(shape) if given["weight"] is None else lowering.array(given["weight"])
@@ -181,7 +181,7 @@ def layer_norm(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def batch_norm(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a batch norm that follows no layer."""
+    """Lower a batch norm that follows no layer."""
     x, *parts = node.args[:5]
     mean = lowering.array(parts[2])
     filled = [
@@ -193,7 +193,7 @@ def batch_norm(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def mean(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a mean over axes; over both axes of images, a GlobalAveragePool, which runs on codes too."""
+    """Lower a mean over axes; over both axes of images, a GlobalAveragePool, which runs on codes too."""
     given, source, builder, where = arguments(node), lowering.value(node.args[0]), lowering.builder, lowering.where(node)
     rank, keep = len(source.shape), given["keepdim"]
     places = sorted(axis % rank for axis in given["dim"])
@@ -208,14 +208,14 @@ def mean(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def adaptive_avg_pool2d(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers average pooling to one place."""
+    """Lower average pooling to one place."""
     if any(size != 1 for size in node.meta["shape"][2:]):
         raise ExportError(f"layer {node.meta['layer']}: average pooling to {node.args[1]} has no ONNX form here; allowed: to 1 x 1")
     return Value(lowering.builder.add("GlobalAveragePool", [lowering.float_of(node.args[0])], lowering.where(node)), node.meta["shape"])
 
 
 def avg_pool2d(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers average pooling in windows."""
+    """Lower average pooling in windows."""
     given = arguments(node)
     if given["divisor_override"] is not None:
         raise ExportError(f"layer {node.meta['layer']}: average pooling with a divisor has no ONNX form; allowed: without")
@@ -228,14 +228,14 @@ def avg_pool2d(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def concatenate(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers concatenation."""
+    """Lower concatenation."""
     given, where = arguments(node), lowering.where(node)
     names = [lowering.float_of(part, f"{where}/{index}") for index, part in enumerate(given["tensors"])]
     return Value(lowering.builder.add("Concat", names, where, axis=given["dim"]), node.meta["shape"])
 
 
 def expand(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers expansion to sizes, of which one may follow from the batch's."""
+    """Lower expansion to sizes, of which one may follow from the batch's."""
     builder, where = lowering.builder, lowering.where(node)
     sizes = []
     for size in arguments(node)["size"]:
@@ -248,21 +248,21 @@ def expand(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def index(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a look-up of rows by a constant table: a Gather."""
+    """Lower a look-up of rows by a constant table: a Gather."""
     (places,) = arguments(node)["indices"]
     inputs = [lowering.float_of(node.args[0]), lowering.builder.constant(lowering.array(places), str(places))]
     return Value(lowering.builder.add("Gather", inputs, lowering.where(node), axis=0), node.meta["shape"])
 
 
 def size(lowering: Lowering, node: fx.Node) -> str:
-    """Lowers the size of an axis."""
+    """Lower the size of an axis."""
     source = lowering.value(node.args[0])
     axis = arguments(node)["dim"] % len(source.shape)
     return lowering.builder.add("Shape", [source.name], lowering.where(node), start=axis, end=axis + 1)
 
 
 def of_sizes(operation: str) -> Any:
-    """Makes the lowering of an operation on sizes."""
+    """Make the lowering of an operation on sizes."""
 
     def lower(lowering: Lowering, node: fx.Node) -> str:
         def name(one: Any) -> str:

@@ -25,12 +25,12 @@ class Builder:
         self._taken: Counter[str] = Counter()
 
     def name(self, wanted: str) -> str:
-        """Gives a name that nothing has yet: the wanted one, with a number if need be."""
+        """Return a name that nothing has yet: the wanted one, with a number if need be."""
         self._taken[wanted] += 1
         return wanted if self._taken[wanted] == 1 else self.name(f"{wanted}_{self._taken[wanted] - 1}")
 
     def constant(self, value: Array | float | int, wanted: str = "constant") -> str:
-        """Stores a tensor, equal ones once, and gives its name. Python's numbers become float32 and int64."""
+        """Store a tensor, equal ones once, and return its name. Python's numbers become float32 and int64."""
         known = isinstance(value, np.ndarray | np.generic)
         array = np.asarray(value) if known else np.asarray(value, np.float32 if isinstance(value, float) else np.int64)
         array = np.ascontiguousarray(array).reshape(array.shape)
@@ -40,7 +40,7 @@ class Builder:
         return self._stored[key]
 
     def store(self, tensor: onnx.TensorProto, wanted: str) -> str:
-        """Stores a tensor under a name of its own, and gives that."""
+        """Store a tensor under a name of its own, and return that."""
         name = self.name(wanted)
         tensor.name, self._tensors[name] = name, tensor
         return name
@@ -48,7 +48,7 @@ class Builder:
     def add(
         self, operation: str, inputs: list[str], wanted: str, *, output: str | None = None, named: bool = False, **attributes: Any
     ) -> str:
-        """Adds a node with one output, and gives the output's name.
+        """Add a node with one output, and return the output's name.
 
         Args:
             operation: ONNX's operator.
@@ -64,7 +64,7 @@ class Builder:
         return name
 
     def rename(self, name: str, wanted: str) -> None:
-        """Gives a node's output another name, for all that read it."""
+        """Return a node's output another name, for all that read it."""
         for node in self._nodes:
             for names in (node.input, node.output):
                 for place, one in enumerate(names):
@@ -72,7 +72,7 @@ class Builder:
                         names[place] = wanted
 
     def model(self, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto], name: str) -> onnx.ModelProto:
-        """Gives the model, without the nodes and tensors that nothing reads."""
+        """Return the model, without the nodes and tensors that nothing reads."""
         wanted, nodes = {output.name for output in outputs}, []
         for node in reversed(self._nodes):
             if wanted & set(node.output):

@@ -38,7 +38,7 @@ class Container:
 
     @classmethod
     def parse(cls, kind: str, runtime: str | None = None) -> "Container":
-        """Reads a container's name and a version like "1.23"; None is the runtime that is installed."""
+        """Read a container's name and a version like "1.23"; None is the runtime that is installed."""
         if kind not in CONTAINERS:
             raise ExportError(f"container is {kind!r}; allowed are {', '.join(CONTAINERS)}")
         if runtime is None:
@@ -56,7 +56,7 @@ class Container:
         return cls(kind, (major, minor))
 
     def choose(self, count: int, bits: int) -> str:
-        """Gives the container of one weight: int8, int4 or packed."""
+        """Return the container of one weight: int8, int4 or packed."""
         if self.kind != "auto":
             return "int8" if (self.kind == "int4" and bits > 4) or bits > 7 else self.kind
         sizes = {"int8": count}
@@ -89,7 +89,7 @@ class Arrangement:
 
 
 def store_codes(builder: Builder, codes: Array, bits: int, container: str, label: str, arrangement: Arrangement) -> tuple[str, str]:
-    """Stores codes.
+    """Store codes.
 
     Args:
         builder: The graph.
@@ -124,7 +124,7 @@ def store_codes(builder: Builder, codes: Array, bits: int, container: str, label
 
 
 def _affine(builder: Builder, operation: str, name: str, operand: Array, axes: tuple[int, ...], label: str) -> str:
-    """Multiplies by, or adds, a whole number an output, unless that changes nothing; small numbers are stored in 8 bits."""
+    """Multiply by, or add, a whole number per output, unless that changes nothing; small numbers are stored in 8 bits."""
     if bool((operand == (1 if operation == "Mul" else 0)).all()):
         return name
     shaped = operand[:1].reshape(()) if bool((operand == operand[0]).all()) else operand.reshape(axes)
@@ -145,7 +145,7 @@ def _int4(values: Array, shape: tuple[int, ...]) -> onnx.TensorProto:
 
 
 def _decoded(builder: Builder, unsigned: Array, bits: int, label: str) -> tuple[str, str]:
-    """Stores bit planes; gives the names of a flat int32 tensor of the codes, and of the first plane."""
+    """Store bit planes; return the names of a flat int32 tensor of the codes, and of the first plane."""
     parts: list[tuple[str, str]] = []
     above = 0
     for width in _PLANES[bits]:

@@ -27,7 +27,7 @@ from stillbit.export.program import arguments
 
 
 def conv2d(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers `aten.conv2d`: a Conv; a Gemm where windows do not overlap (1x1, patches) and the output stays float."""
+    """Lower `aten.conv2d`: a Conv; a Gemm where windows do not overlap (1x1, patches) and the output stays float."""
     given = arguments(node)
     weight_node, stride, dilation, groups = (given[name] for name in ("weight", "stride", "dilation", "groups"))
     source, weight = lowering.value(given["input"]), lowering.weight(weight_node)
@@ -66,7 +66,7 @@ def conv2d(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _as_gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, bias: Array | None, sizes: Any) -> str:
-    """Writes a convolution whose windows do not overlap as a Gemm, which has an integer kernel with float output."""
+    """Write a convolution whose windows do not overlap as a Gemm, which has an integer kernel with float output."""
     builder, where, (kernel, stride) = lowering.builder, lowering.where(node), sizes
     outputs, (rows, columns) = len(stored.scale), node.meta["shape"][2:]
     windows = reshaped(
@@ -81,7 +81,7 @@ def _as_gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWei
 
 
 def _windows_last(lowering: Lowering, source: Value, kernel: tuple[int, ...], stride: Any, where: str) -> str:
-    """Gives codes as (batch, rows, columns, what one window holds)."""
+    """Return codes as (batch, rows, columns, what one window holds)."""
     builder, codes = lowering.builder, source.name
     if kernel == (1, 1):
         if any(step != 1 for step in stride):

@@ -29,7 +29,7 @@ from stillbit.export.program import arguments, operation_name
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers `aten.linear`: a Gemm on codes where one scale serves the input; else MatMulInteger, scaled by rows and columns."""
+    """Lower `aten.linear`: a Gemm on codes where one scale serves the input; else MatMulInteger, scaled by rows and columns."""
     given = arguments(node)
     weight_node = given["weight"]
     source, weight = lowering.value(given["input"]), lowering.weight(weight_node)
@@ -57,7 +57,7 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, tail: Tail) -> Value:
-    """Writes a linear layer as a Gemm of rows; a quantizer behind it stands before rows become the tensor again, so that it fuses."""
+    """Write a linear layer as a Gemm of rows; a quantizer behind it stands before rows become the tensor again, so that it fuses."""
     where, shape = lowering.where(node), node.meta["shape"]
     flat = len(shape) == 2
     codes = source.name if flat else reshaped(lowering, source.name, (-1, source.shape[-1]), where)
@@ -76,7 +76,7 @@ def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight
 
 
 def _turned_axes(node: fx.Node, quantizer: fx.Node | None) -> tuple[int, ...] | None:
-    """Gives the permutation that turns a quantizer's codes back to the order of a layer's rows; empty: as they are; None: there is none."""
+    """Return the permutation that turns a quantizer's codes back to the order of a layer's rows; empty: unchanged; None: there is none."""
     order: list[int] = []
     while quantizer is not None and node is not quantizer:
         (node,) = node.users

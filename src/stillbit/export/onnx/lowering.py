@@ -55,7 +55,7 @@ class Lowering:
         self._operations = operations
 
     def run(self) -> list[tuple[str, Shape]]:
-        """Lowers everything, and gives the outputs: names and shapes."""
+        """Lower everything, and return the outputs: names and shapes."""
         for node in self.program.module.graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = Value(INPUT, node.meta["shape"])
@@ -81,11 +81,11 @@ class Lowering:
         return ", ".join(sorted(kinds))
 
     def where(self, node: fx.Node) -> str:
-        """Gives the name that an operation's nodes begin with."""
+        """Return the name that an operation's nodes begin with."""
         return f"{node.meta['layer'] or 'model'}/{node.name}"
 
     def value(self, node: Any) -> Value:
-        """Gives what stands for an operation, or for a constant."""
+        """Return what stands for an operation, or for a constant."""
         if node in self.values:
             found = self.values[node]
             assert isinstance(found, Value)
@@ -94,7 +94,7 @@ class Lowering:
         return Value(self.builder.constant(array, str(node.target)), array.shape)
 
     def array(self, node: Any) -> Array:
-        """Gives a constant."""
+        """Return a constant."""
         found = constant_of(self.program, node)
         assert found is not None, f"{node} is no constant"
         return found
@@ -104,13 +104,13 @@ class Lowering:
         return isinstance(node, fx.Node) and node.op == "get_attr"
 
     def float_of(self, node: Any, where: str | None = None) -> str:
-        """Gives the name of a tensor's values."""
+        """Return the name of a tensor's values."""
         if isinstance(node, fx.Node):
             return as_float(self.builder, self.value(node), where or self.where(node))
         return self.builder.constant(float(node), "number")
 
     def weight(self, node: Any) -> Weight | None:
-        """Gives the weight that a node makes of codes, outputs first; None for any other node."""
+        """Return the weight that a node makes of codes, outputs first; None for any other node."""
         if not isinstance(node, fx.Node) or node.op != "call_function" or operation_name(node.target) != "stillbit.dequantize.default":
             return None
         codes, scale, zero_point, shift, bits, label = node.args
@@ -124,12 +124,12 @@ class Lowering:
         return Weight(array, np.broadcast_to(sizes.reshape(-1), (outputs,)), offset, shift, bits, str(label))
 
     def record_layer(self, node: fx.Node, multiplying: str, stored: StoredWeight | None = None) -> None:
-        """Notes for the manifest which ONNX node multiplies for a layer, and what stands for its codes."""
+        """Note for the manifest which ONNX node multiplies for a layer, and what stands for its codes."""
         self.multiplied[node.name] = (multiplying, stored)
 
 
 def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turned: tuple[int, ...] = ()) -> tuple[str, CodeGrid]:
-    """Puts float values onto a quantizer's grid.
+    """Put float values onto a quantizer's grid.
 
     Args:
         lowering: The graph's.
@@ -163,7 +163,7 @@ def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turne
 
 
 def record_codes(lowering: Lowering, name: str, node: fx.Node, turned: tuple[int, ...] = ()) -> None:
-    """Notes for the manifest which ONNX tensor holds a quantizer's codes; `turned` as for `quantize`."""
+    """Note for the manifest which ONNX tensor holds a quantizer's codes; `turned` as for `quantize`."""
     low, high = node.args[4:6]
     assert isinstance(low, int)
     assert isinstance(high, int)
@@ -173,7 +173,7 @@ def record_codes(lowering: Lowering, name: str, node: fx.Node, turned: tuple[int
 
 
 def grid_of(lowering: Lowering, node: fx.Node, rank: int) -> CodeGrid:
-    """Gives the grid of a quantizer in the file: uint8 codes, and the activation function that is folded into it as limits."""
+    """Return the grid of a quantizer in the file: uint8 codes, and the activation function that is folded into it as limits."""
     given = arguments(node)
     scale, low, high, clip = lowering.array(given["scale"]), given["low"], given["high"], given["clip"]
     zero_point = _zero_point(lowering, node)

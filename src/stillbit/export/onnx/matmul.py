@@ -13,7 +13,7 @@ from stillbit.export.onnx.value import Value, as_float, dequantize
 
 
 def matmul(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers `aten.matmul` and `aten.bmm` of two activations; a learned shift of a factor becomes a product of its own."""
+    """Lower `aten.matmul` and `aten.bmm` of two activations; a learned shift of a factor becomes a product of its own."""
     left, right = (lowering.value(one) for one in node.args[:2])
     where, shape = lowering.where(node), node.meta["shape"]
     if left.grid is None or right.grid is None or not left.grid.constant_along(-1) or not right.grid.constant_along(-2):
@@ -46,7 +46,7 @@ def _product_of_codes(lowering: Lowering, node: fx.Node, left: Value, right: Val
 
 
 def _shift_terms(lowering: Lowering, where: str, left: tuple[Value, Value], right: tuple[Value, Value]) -> list[str]:
-    """Gives what learned shifts add to a product: (l + s)(r + t) = l r + s r + (l + s) t."""
+    """Return what learned shifts add to a product: (l + s)(r + t) = l r + s r + (l + s) t."""
     (with_left, _), (with_right, bare_right) = left, right
     builder, terms = lowering.builder, []
     assert with_left.grid is not None

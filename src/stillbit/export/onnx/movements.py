@@ -18,7 +18,7 @@ _FAR = 2**31 - 1  # behind the end of every axis
 
 
 def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Array], Array], *, shape: Shape | None = None) -> Value:
-    """Moves the elements of a node's first argument.
+    """Move the elements of a node's first argument.
 
     Args:
         lowering: The graph's.
@@ -39,7 +39,7 @@ def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Arra
 
 
 def view(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers view, reshape, flatten, squeeze and unsqueeze: a Reshape to sizes that are known but for the batch's."""
+    """Lower view, reshape, flatten, squeeze and unsqueeze: a Reshape to sizes that are known but for the batch's."""
     shape: Shape = node.meta["shape"]
     sizes = np.array([-1 if size is None else size for size in shape], np.int64)
     assert (sizes == -1).sum() <= 1, "one size follows from the batch's"
@@ -52,12 +52,12 @@ def view(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def unchanged(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers what changes nothing in a graph: contiguous, clone."""
+    """Lower what changes nothing in a graph: contiguous, clone."""
     return lowering.value(node.args[0])
 
 
 def permute(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers permute, transpose, mT and t: a Transpose."""
+    """Lower permute, transpose, mT and t: a Transpose."""
     order, builder = axes_of(node), lowering.builder
     return move(
         lowering, node, lambda name: builder.add("Transpose", [name], lowering.where(node), perm=order), lambda a: a.transpose(order)
@@ -65,7 +65,7 @@ def permute(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def axes_of(node: fx.Node) -> list[int]:
-    """Gives the axes of its argument in the order in which permute, transpose, mT and t have them."""
+    """Return the axes of its argument in the order in which permute, transpose, mT and t have them."""
     rank = len(node.meta["shape"])
     given, order = arguments(node), list(range(rank))
     if "dims" in given:
@@ -76,14 +76,14 @@ def axes_of(node: fx.Node) -> list[int]:
 
 
 def slice_(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a slice along one axis."""
+    """Lower a slice along one axis."""
     given = arguments(node)
     end = _FAR if given["end"] is None else given["end"]
     return _cut(lowering, node, given["dim"], given["start"] or 0, end, given["step"])
 
 
 def select(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers the choice of one place along an axis: a Gather by a number."""
+    """Lower the choice of one place along an axis: a Gather by a number."""
     given = arguments(node)
     axis, index = given["dim"], given["index"]
     rank = len(node.meta["shape"]) + 1
@@ -95,7 +95,7 @@ def select(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def split(lowering: Lowering, node: fx.Node) -> list[Value]:
-    """Lowers chunk, split and unbind: one slice or choice for each part that something reads."""
+    """Lower chunk, split and unbind: one slice or choice for each part that something reads."""
     given, source = arguments(node), lowering.value(node.args[0])
     axis = given["dim"] % len(source.shape)
     parts: dict[Any, fx.Node] = {user.args[1]: user for user in node.users}
@@ -115,14 +115,14 @@ def split(lowering: Lowering, node: fx.Node) -> list[Value]:
 
 
 def getitem(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers the choice of one of several results."""
+    """Lower the choice of one of several results."""
     parts, index = lowering.values[node.args[0]], node.args[1]  # type: ignore[index]
     found: Value = parts[index]
     return found
 
 
 def pad(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers zero padding of images: left to the convolution behind it."""
+    """Lower zero padding of images: left to the convolution behind it."""
     source = lowering.value(node.args[0])
     given = arguments(node)
     sizes, mode, fill = list(given["pad"]), given["mode"], given["value"]
@@ -144,7 +144,7 @@ def pad(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def roll(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers a cyclic shift: two slices and their concatenation an axis."""
+    """Lower a cyclic shift: two slices and their concatenation an axis."""
     given = arguments(node)
     shifts, axes = list(given["shifts"]), list(given["dims"])
     shape: Shape = node.meta["shape"]
@@ -163,7 +163,7 @@ def roll(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def max_pool2d(lowering: Lowering, node: fx.Node) -> Value:
-    """Lowers max pooling, of codes too: the largest code has the largest value."""
+    """Lower max pooling, of codes too: the largest code has the largest value."""
     given, source = arguments(node), lowering.value(node.args[0])
     kernel = pair(given["kernel_size"])
     attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": pair(given["stride"] or kernel), "pads": pair(given["padding"]) * 2}
@@ -176,7 +176,7 @@ def max_pool2d(lowering: Lowering, node: fx.Node) -> Value:
 
 
 def pair(value: Any) -> list[int]:
-    """Gives rows and columns of what may be one number for both."""
+    """Return rows and columns of what may be one number for both."""
     sizes = [value] if isinstance(value, int) else list(value)
     return [int(size) for size in (sizes * 2 if len(sizes) == 1 else sizes)]
 

@@ -20,7 +20,7 @@ _MULTIPLIES_BYTES_FROM = (1, 23)  # ONNX Runtime; its BitShift, which older ones
 
 
 def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: StoredWeight) -> str:
-    """Adds a Gemm of rows of codes, (any, width), with a weight that has outputs along axis 0 of two, bias included."""
+    """Add a Gemm of rows of codes, (any, width), with a weight that has outputs along axis 0 of two, bias included."""
     where = lowering.where(node)
     assert source.grid is not None
     one = (1, 1)
@@ -32,12 +32,12 @@ def gemm(lowering: Lowering, node: fx.Node, codes: str, source: Value, stored: S
 
 
 def floats_of(lowering: Lowering, source: Value, where: str) -> str:
-    """Gives the name of an input's values for a product in floats."""
+    """Return the name of an input's values for a product in floats."""
     return as_float(lowering.builder, source, where) if source.grid is None else as_unfused_float(lowering.builder, source, where)
 
 
 def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
-    """Adds a Reshape; a size of None or -1 follows from the others."""
+    """Add a Reshape; a size of None or -1 follows from the others."""
     sizes = np.array([-1 if size is None else size for size in shape], np.int64)
     return lowering.builder.add("Reshape", [name, lowering.builder.constant(sizes, "shape")], f"{where}/shape")
 
@@ -45,7 +45,7 @@ def reshaped(lowering: Lowering, name: str, shape: Any, where: str) -> str:
 def float_weight(
     lowering: Lowering, node: Any, quantized: Weight | None, factor: Array | None, where: str
 ) -> tuple[str, StoredWeight | None]:
-    """Stores a weight for a product in floats: small if it has codes, which become floats once, when the file is loaded."""
+    """Store a weight for a product in floats: small if it has codes, which become floats once, when the file is loaded."""
     if quantized is None:
         array = lowering.array(node)
         scaled = array if factor is None else array * factor.reshape(-1, *(1,) * (array.ndim - 1))
@@ -67,7 +67,7 @@ def float_weight(
 def shift_into_bias(
     lowering: Lowering, source: Value, weight: Weight, bias: Array | None, groups: int, pads: tuple[int, ...], where: str
 ) -> tuple[Value, Array | None]:
-    """Makes a learned shift of the input part of the bias, where it is one number a channel and no padding stands beside it."""
+    """Make a learned shift of the input part of the bias, where it is one number a channel and no padding stands beside it."""
     assert source.grid is not None
     shift = source.grid.shift
     assert shift is not None
@@ -97,7 +97,7 @@ def total_bias(lowering: Lowering, bias: Any, tail: Tail) -> Array | None:
 def stored_with_bias(
     lowering: Lowering, source: Value, weight: Weight, bias: Array | None, tail: Tail
 ) -> tuple[Value, StoredWeight | None]:
-    """Stores a weight for a kernel that adds a bias in units of its accumulator.
+    """Store a weight for a kernel that adds a bias in units of its accumulator.
 
     Where no such bias gives the exact codes, as for 8-bit codes of few narrow ones, the input's codes are multiplied by a power of two, for
     one more pass over them.
@@ -119,7 +119,7 @@ def stored_with_bias(
 
 
 def _accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail, times: int = 1) -> Accumulation | None:
-    """Gives what stands beside the products of an integer kernel, and the codes that it gives if it does."""
+    """Return what stands beside the products of an integer kernel, and the codes that it gives if it does."""
     if bias is None:
         return None
     assert source.grid is not None
@@ -134,7 +134,7 @@ def _accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: T
 
 
 def _times_finer(source: Value) -> int:
-    """Gives the power of two by which codes can be multiplied, so that weights keep factors of their own below saturation."""
+    """Return the power of two by which codes can be multiplied, so that weights keep factors of their own below saturation."""
     assert source.grid is not None
     times = 1
     while 2 * times * source.grid.high <= _LARGEST_FINE:
@@ -160,7 +160,7 @@ def _multiplied(lowering: Lowering, codes: str, times: int) -> str:
 
 
 def _codes(grid: CodeGrid) -> tuple[int, int]:
-    """Gives smallest and largest code less the zero point."""
+    """Return smallest and largest code less the zero point."""
     offset = int(grid.offset.reshape(()))
     return grid.low - offset, grid.high - offset
 
@@ -186,7 +186,7 @@ def _dequantized_weight(lowering: Lowering, stored: StoredWeight, axis: int, whe
 
 
 def _dequantized_bias(lowering: Lowering, units: Array, input_scale: Array, scale: Array, where: str) -> str:
-    """Stores a bias in units of the accumulator; its scale is the product of two that the file holds already."""
+    """Store a bias in units of the accumulator; its scale is the product of two that the file holds already."""
     builder = lowering.builder
     if bool((scale == scale[0]).all()):
         inputs = [builder.constant(units, "bias"), builder.constant((input_scale * scale[0]).astype(np.float32), "scale")]

@@ -42,7 +42,7 @@ class Requantization:
     last: int
 
     def fit(self, limits: Array, times: int = 1) -> tuple[Array, Array, Array, Array]:
-        """Chooses what keeps each channel's sums farthest from the wrong code.
+        """Choose what keeps each channel's sums farthest from the wrong code.
 
         Args:
             limits: Largest factor of each channel.
@@ -68,7 +68,7 @@ class Requantization:
         return best, found[0].astype(np.int64), found[1].astype(np.int64), found[2]
 
     def _factors(self, limits: Array, times: int) -> Array:
-        """Gives factors to try, (tries, channels): those with which the bias is nearest to a whole number."""
+        """Return factors to try, (tries, channels): those with which the bias is nearest to a whole number."""
         every = np.arange(1, int(limits.max(initial=1)) + 1)[:, None]
         units = every * times * (self.offset / self.slope)
         error = np.where(every <= limits, np.abs(units - np.rint(units)) / every, np.inf)
@@ -76,7 +76,7 @@ class Requantization:
         return np.minimum(chosen, limits)
 
     def _distances(self, factors: Array, biases: Array, freedom: float) -> tuple[Array, Array]:
-        """Gives, by channel, the least distance of a sum from a turn that it must not reach, and the multipliers with that."""
+        """Return, by channel, the least distance of a sum from a turn that it must not reach, and the multipliers with that."""
         ends = (np.arange(self.first, self.last) + 0.5)[None]
         turns = np.clip((ends - self.offset[:, None]) / self.slope[:, None], self.least[:, None] - 1, self.most[:, None])
         before = np.floor(turns)
@@ -90,7 +90,7 @@ class Requantization:
 
 
 def _middle(sums: Array, ends: Array, side: Array, wanted: Array, freedom: float) -> Array:
-    """Gives multipliers amid those for which `side * (ends - multiplier * sums) > 0`; the wanted ones where there are none near these."""
+    """Return multipliers amid those for which `side * (ends - multiplier * sums) > 0`; the wanted ones where there are none near these."""
     with np.errstate(divide="ignore", invalid="ignore"):
         bounds = ends / sums
     highest = np.where(side * sums > 0, bounds, np.inf).min((0, 2), initial=np.inf)

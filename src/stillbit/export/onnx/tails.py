@@ -32,7 +32,7 @@ class Tail:
 
 
 def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
-    """Follows a layer's output as long as it has one reader.
+    """Follow a layer's output as long as it has one reader.
 
     Args:
         program: The program.
@@ -63,7 +63,7 @@ def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
 
 
 def constant_of(program: Program, node: Any) -> Array | None:
-    """Gives the array that a node reads; None: it is no constant."""
+    """Return the array that a node reads; None: it is no constant."""
     if isinstance(node, fx.Node) and node.op == "get_attr":
         return constant_array(program.module.get_buffer(str(node.target)))
     return np.asarray(node, np.float32) if isinstance(node, int | float) and not isinstance(node, bool) else None
@@ -89,7 +89,7 @@ def _fold_norm(program: Program, tail: Tail, norm: fx.Node) -> None:
 
 
 def _added(program: Program, add: fx.Node, node: fx.Node, viewed: list[fx.Node], axis: int, outputs: int) -> Array | None:
-    """Gives a constant that an addition adds, if it is one number an output channel of the layer; else None."""
+    """Return a constant that an addition adds, if it is one number an output channel of the layer; else None."""
     if add.kwargs.get("alpha", 1) != 1:
         return None
     other = add.args[1] if add.args[0] is node else add.args[0]

@@ -39,7 +39,7 @@ class CodeGrid:
         return self.scale.shape[axis] == 1 and self.offset.size == 1
 
     def moved(self, before: Shape, rank: int, move: Callable[[Array], Array]) -> "CodeGrid":
-        """Gives the grid of the tensor after its elements have moved.
+        """Return the grid of the tensor after its elements have moved.
 
         Args:
             before: Shape of the tensor.
@@ -78,12 +78,12 @@ class Value:
 
 
 def as_float(builder: Builder, value: Value, where: str) -> str:
-    """Gives the name of the tensor's values, without padding."""
+    """Return the name of the tensor's values, without padding."""
     return value.name if value.grid is None else _shifted(builder, dequantize(builder, value.name, value.grid, where), value.grid, where)
 
 
 def as_unfused_float(builder: Builder, value: Value, where: str) -> str:
-    """Gives the name of the values of codes by operations that a runtime does not take for a dequantization to fuse; without padding."""
+    """Return the name of the values of codes by operations that a runtime does not take for a dequantization to fuse; without padding."""
     assert value.grid is not None
     return _shifted(builder, _by_hand(builder, value.name, value.grid, where), value.grid, where)
 
@@ -93,7 +93,7 @@ def _shifted(builder: Builder, name: str, grid: CodeGrid, where: str) -> str:
 
 
 def dequantize(builder: Builder, codes: str, grid: CodeGrid, where: str) -> str:
-    """Gives the name of `scale * (code - offset)`: one DequantizeLinear where ONNX has a form of it."""
+    """Return the name of `scale * (code - offset)`: one DequantizeLinear where ONNX has a form of it."""
     axes = [axis for axis, size in enumerate(grid.scale.shape) if size > 1]
     if grid.offset.size == 1 and len(axes) <= 1:
         scale = grid.scale.reshape(-1) if axes else grid.scale.reshape(())
@@ -116,7 +116,7 @@ def _single(shape: Shape) -> tuple[int, ...]:
 
 
 def _narrowed(array: Array) -> Array:
-    """Cuts axes along which nothing changes down to 1."""
+    """Cut axes along which nothing changes down to 1."""
     for axis in range(array.ndim):
         first = np.take(array, [0], axis)
         if array.shape[axis] > 1 and bool((array == first).all()):
@@ -125,6 +125,6 @@ def _narrowed(array: Array) -> Array:
 
 
 def constant_array(tensor: Any) -> Array:
-    """Gives a tensor of torch as an array."""
+    """Return a tensor of torch as an array."""
     array: Array = tensor.detach().cpu().numpy()
     return array

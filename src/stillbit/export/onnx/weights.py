@@ -35,13 +35,13 @@ class Weight:
     label: str
 
     def values(self) -> Array:
-        """Gives the values of the codes, float64."""
+        """Return the values of the codes, float64."""
         axes = (-1, *(1,) * (self.codes.ndim - 1))
         offset = 0 if self.zero_point is None else self.zero_point.reshape(axes)
         return (self.codes.astype(np.float64) - offset + self.shift) * self.scale.reshape(axes)
 
     def scaled(self, factor: Array) -> "Weight":
-        """Gives the weight whose outputs are multiplied by a factor each."""
+        """Return the weight whose outputs are multiplied by a factor each."""
         return replace(self, scale=self.scale * factor)
 
 
@@ -97,14 +97,14 @@ class Accumulation:
 
 
 def store_weight(builder: Builder, weight: Weight, container: Container, arranged: StoredWeight) -> StoredWeight:
-    """Stores a weight as it was arranged."""
+    """Store a weight as it was arranged."""
     kind = container.choose(weight.codes.size, weight.bits)
     name, stored = store_codes(builder, weight.codes, weight.bits, kind, weight.label, arranged.arrangement)
     return replace(arranged, name=name, stored=stored)
 
 
 def arrange(weight: Weight, beside: Accumulation | None = None) -> StoredWeight | None:
-    """Says how to store a weight so that integer kernels take it; None where no int8 tensor with one zero point holds its grid.
+    """Return how to store a weight so that integer kernels take it; None where no int8 tensor with one zero point holds its grid.
 
     A kernel adds the bias in units of the accumulator, which are coarse where few narrow codes are summed: half a unit is then a good
     part of a step of the output. So each output channel's codes are multiplied by the whole number, and its scale divided by it, with
@@ -141,7 +141,7 @@ def arrange(weight: Weight, beside: Accumulation | None = None) -> StoredWeight 
 
 
 def _limits(beside: Accumulation, largest: Array) -> Array:
-    """Gives the largest factor on codes whose pairs of products do not saturate."""
+    """Return the largest factor on codes whose pairs of products do not saturate."""
     bound = min(_LARGEST, _PAIR // (2 * max(beside.largest_input, 1)))
     limits: Array = np.maximum(bound // np.maximum(largest, 1), 1)
     return limits
@@ -150,7 +150,7 @@ def _limits(beside: Accumulation, largest: Array) -> Array:
 def _with_exact_codes(
     scale: Array, beside: Accumulation, largest: Array, codes: Array, given: tuple[Array, Array, Array]
 ) -> tuple[bool, tuple[Array, Array, Array]]:
-    """Gives what `_with_bias` gives, which is `given`, such that the kernel's codes are exact, and whether they are."""
+    """Return what `_with_bias` gives, which is `given`, such that the kernel's codes are exact, and whether they are."""
     low, high = beside.input_codes
     assert beside.output_scale is not None
     slope = beside.input_scale * beside.times * np.where(scale == 0, given[0] * given[1], scale) / beside.output_scale
@@ -164,7 +164,7 @@ def _with_exact_codes(
 
 
 def _with_bias(scale: Array, beside: Accumulation, largest: Array) -> tuple[Array, Array, Array]:
-    """Gives scales, the factors on codes, and the bias in units of the accumulator."""
+    """Return scales, the factors on codes, and the bias in units of the accumulator."""
     limits = _limits(beside, largest)
     # A channel that batch norm has all but switched off: its bias would leave int32. The smallest scale that holds the bias changes
     # what the channel gives by less than a thousandth of that.

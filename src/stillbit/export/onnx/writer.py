@@ -28,7 +28,7 @@ def to_onnx(
     preprocessing: Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
 ) -> tuple[onnx.ModelProto, Manifest]:
-    """Gives a program's ONNX model, checked, and what it says of itself; the rest is as for `export_onnx`."""
+    """Return a program's ONNX model, checked, and what it says of itself; the rest is as for `export_onnx`."""
     lowering = Lowering(program, container, OPERATIONS, exact=exact)
     results = lowering.run()
     names = [OUTPUT] if len(results) == 1 else [f"{OUTPUT}{index}" for index in range(len(results))]
