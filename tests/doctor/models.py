@@ -23,7 +23,7 @@ from stillbit import (
     weights,
 )
 from stillbit.doctor.subjects import ModelSubject
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.quantizers import LSQ
 
 STEPS = 100

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from stillbit.numerics.grid import SCALE_FLOOR
+from stillbit.numerics.limits import SCALE_FLOOR
 
 SHARED = Path(os.environ.get("STILLBIT_GOLDEN", Path(__file__).parents[2].parent / "shared" / "golden"))
 OWN = Path(__file__).parents[1] / "data" / "golden"

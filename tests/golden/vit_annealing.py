@@ -8,6 +8,7 @@ from torch.nn import functional as F  # noqa: N812
 from stillbit.modules import QuantLinear, adopt
 from stillbit.modules.shift import Shifted
 from stillbit.numerics.gate import Gate
+from stillbit.numerics.prologue import PLAIN, Prologue
 from stillbit.oscillation import Annealing
 from stillbit.quantizers import LSQ, StatsQ
 from tests.golden.case import Case, equal, within
@@ -35,9 +36,9 @@ def check_cga_mask(case: Case) -> dict[str, float]:
         return {"refused": 0.0}
     quantizer = StatsQ(config["bits"], (len(w), 1))
     frozen = case.tensors["freeze"].bool()
-    quantizer.gate = Gate(config["boundary_range"], published=True)
+    quantizer.prologue = Prologue(gate=Gate(config["boundary_range"], published=True))
     error = equal(~quantizer.free(w), frozen, "mask")
-    quantizer.gate = Gate(config["boundary_range"])
+    quantizer.prologue = Prologue(gate=Gate(config["boundary_range"]))
     codes = quantizer.code(w)
     whole = (float(codes.min()), float(codes.max())) == quantizer.limits
     if whole:
@@ -98,9 +99,9 @@ class _Run:
         annealed = index >= config["steps_plain"]
         for group in self.optimizer.param_groups:
             group["lr"] = config["lr_cga"] if annealed else config["lr_pre"]
-        gate, quantizer.gate = quantizer.gate, None
+        prologue, quantizer.prologue = quantizer.prologue, PLAIN
         (raw,) = torch.autograd.grad(self._loss(index), weight)
-        quantizer.gate = gate
+        quantizer.prologue = prologue
         self.optimizer.zero_grad()
         found = {"weight_before": weight.detach().clone(), "grad_raw": raw}
         if annealed:
@@ -124,7 +125,7 @@ class _Run:
 def _layer(case: Case) -> nn.Module:
     config = case.config
     inputs, outputs, tokens = config["din"], config["dout"], config["tokens"]
-    activation = LSQ(config["act_bits"], (1, tokens, 1), band="position", scale_gradient="lsq", published=True)
+    activation = LSQ(config["act_bits"], (1, tokens, 1), ste_range="position", scale_gradient="lsq", published=True)
     activation.mark_calibrated(signed=True)
     layer = adopt(
         QuantLinear,

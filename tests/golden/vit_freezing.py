@@ -37,7 +37,7 @@ def check_iterative_freezing(case: Case) -> dict[str, float]:
 def _layer(case: Case) -> nn.Module:
     _, rows, columns = case.tensors["x"].shape
     scale_shape = (rows, 1) if case.config["per_channel"] else (1,)
-    quantizer = LSQ(case.config["bits"], scale_shape, band="position", scale_gradient="lsq", published=True)
+    quantizer = LSQ(case.config["bits"], scale_shape, ste_range="position", scale_gradient="lsq", published=True)
     quantizer.mark_calibrated(signed=True)
     place_scale(quantizer, case.tensors["s"])
     linear = nn.Linear(columns, rows, bias=False)

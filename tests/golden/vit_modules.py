@@ -15,6 +15,7 @@ from torchvision.ops import MLP
 from stillbit.interop import ImportReport, load_published
 from stillbit.modules.shift import Shifted
 from stillbit.prepare import Override, QuantConfig, calibrate, prepare
+from stillbit.quantizers import Quantizer
 from tests.golden.case import Case, floored, within
 
 _EXACT = {"atol": 1e-9, "rtol": 1e-9}  # docs/spec/vit.md, 10, float64
@@ -113,7 +114,9 @@ class _Watch:
                 module = part.get_submodule(_MIDDLE[published])
                 module.register_forward_hook(partial(self._note, name, end == "in"))
 
-    def _note(self, name: str, before: bool, _module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _note(self, name: str, before: bool, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, Quantizer) and len(inputs) == 3:  # published values are those before the shift behind them
+            inputs, output = (module.latent(*inputs[:2]),), module.forward(*inputs[:2])
         self._seen[name] = (inputs[0] if before else output).detach()
 
     def check(self) -> dict[str, float]:

@@ -69,7 +69,7 @@ def published_lsq(case: Case) -> LSQ:
     shape = [1] * x.dim()
     if axis is not None:
         shape[axis] = x.shape[axis]
-    quantizer = LSQ(config["bits"], tuple(shape), band="position", scale_gradient="lsq", published=True)
+    quantizer = LSQ(config["bits"], tuple(shape), ste_range="position", scale_gradient="lsq", published=True)
     signed = None if config["ref_class"] == "LsqQuantizer4img" else not config["all_positive"]
     quantizer.range_config = RangeConfig(estimator="mean_magnitude", signed=signed)
     channel_axis = None if axis is None else axis % x.dim()

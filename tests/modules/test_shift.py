@@ -10,7 +10,7 @@ from stillbit.quantizers import LSQ
 
 
 def shifted(before: tuple[int, ...] | None = (3,), after: tuple[int, ...] | None = (3,)) -> Shifted:
-    quantizer = LSQ(3, band="position")
+    quantizer = LSQ(3, ste_range="position")
     quantizer.set_range(-4.0, 4.0)
     return Shifted(quantizer, before, after)
 
@@ -71,15 +71,15 @@ def test_refuses_an_input_that_does_not_fit(x: Tensor) -> None:
         shifted((5, 3), None)(x)
 
 
-def test_who_watches_the_quantizer_sees_what_it_quantizes_and_the_values() -> None:
+def test_who_watches_the_quantizer_changes_nothing_and_can_tell_what_it_quantizes() -> None:
     module, x, seen = filled(shifted()), torch.randn(4, 5, 3), []
     wanted = module(x)
     module.quantizer.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
     assert torch.equal(module(x), wanted)
-    ((latent,), values) = seen[0]
-    assert module.before is not None
+    ((given, before, after), values) = seen[0]
+    latent = module.quantizer.latent(given, before)
     assert torch.equal(latent, x + module.before)
-    assert torch.equal(values, module.quantizer(latent))
+    assert torch.equal(values, module.quantizer(latent) + after)
 
 
 def test_bypassed_it_still_shifts() -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stillbit.numerics import Grid, fake_quantize, kernels
 from stillbit.numerics.grid import code, value
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from stillbit.errors import RecipeError
 from stillbit.numerics.gate import Gate, free, pass_where
-from stillbit.numerics.grid import Grid, code_limits
+from stillbit.numerics.grid import Grid
+from stillbit.numerics.limits import code_limits
 
 
 def grid(bits: int = 2, *, zero_point: Tensor | int = 0, signed: bool = True) -> Grid:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from stillbit.numerics.grid import SCALE_FLOOR, Grid, code, code_limits, compute_dtype, fit_range, grid_limits, position, value
+from stillbit.numerics.grid import Grid, code, fit_range, grid_limits, position, value
+from stillbit.numerics.limits import SCALE_FLOOR, code_limits, compute_dtype
 
 floats = st.floats(-20, 20, width=32)
 grids = st.builds(

@@ -5,7 +5,7 @@ import torch
 
 from stillbit.numerics.fake_quantize import fake_quantize
 from stillbit.numerics.grid import Grid, code
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochastic, compiling, fake_quantize, kernels
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.quantizers import LSQ
 
 COLD = pytest.mark.end_to_end  # a cold compilation takes some seconds

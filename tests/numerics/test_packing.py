@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillbit.errors import ExportError
-from stillbit.numerics.grid import code_limits
+from stillbit.numerics.limits import code_limits
 from stillbit.numerics.packing import pack, packed_length, unpack
 
 

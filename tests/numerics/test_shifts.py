@@ -33,9 +33,9 @@ def results(x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | Non
     x, scale = (tensor.detach().requires_grad_() for tensor in (x, scale))
     grid = Grid(scale, 0, 0.0, -2, 1)
     if within:
-        values = fake_quantize(x, grid, band="position", before=before, after=after)
+        values = fake_quantize(x, grid, ste_range="position", before=before, after=after)
     else:
-        values = fake_quantize(x if before is None else x + before, grid, band="position")
+        values = fake_quantize(x if before is None else x + before, grid, ste_range="position")
         values = (values if after is None else values + after).to(x.dtype)
     gradient = torch.randn(values.shape, generator=torch.Generator().manual_seed(9)).to(values.dtype)
     learned = [tensor for tensor in (x, scale, before, after) if tensor is not None]

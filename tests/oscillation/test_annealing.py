@@ -88,7 +88,7 @@ def test_before_it_begins_training_is_what_it_was() -> None:
             Annealing(model, boundary_range=0.01, begin=11).attach(optimizer)
         train(model, optimizer, range(10))
     assert all(torch.equal(plain, later) for plain, later in zip(*map(state, models), strict=True))
-    assert models[1][0].weight_quantizer.gate is not None  # the next forward pass is that of step 11
+    assert models[1][0].weight_quantizer.prologue.gate is not None  # the next forward pass is that of step 11
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")], ids=str)
@@ -192,8 +192,8 @@ class TestProducts:
         annealing = Annealing(model, boundary_range=0.2, published=True)
         annealing.start()
         assert set(annealing.layer_metrics()) == {"0"}
-        assert model[2].product_quantizer.gate is None
-        assert model[0].weight_quantizer.gate is not None
+        assert model[2].product_quantizer.prologue.gate is None
+        assert model[0].weight_quantizer.prologue.gate is not None
 
     def test_published_a_model_of_products_alone_has_nothing_to_hold(self) -> None:
         with pytest.raises(PrepareError, match="no weight of at most 4 bits that can be held"):

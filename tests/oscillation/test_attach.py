@@ -11,7 +11,7 @@ from timm.optim import Lookahead
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
-from stillbit.numerics.grid import SCALE_FLOOR
+from stillbit.numerics.limits import SCALE_FLOOR
 from stillbit.oscillation import Annealing, Dampening, Freezing, Method, Tracking
 from stillbit.oscillation.hooks import lift_scales
 from stillbit.prepare import scales, weights
@@ -194,7 +194,7 @@ def test_hooks_do_nothing_by_default() -> None:
     assert quiet.state_dict() == {"step": 1}
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
 def test_the_order_of_attaching_changes_nothing(order: tuple[int, ...]) -> None:
     def trained(order: tuple[int, ...]) -> dict[str, Tensor]:
         torch.manual_seed(0)
@@ -204,6 +204,7 @@ def test_the_order_of_attaching_changes_nothing(order: tuple[int, ...]) -> None:
             Dampening(model, weight=0.5),
             Annealing(model, boundary_range=0.2),
             Freezing(model, threshold=0.05, ema_momentum=0.3),
+            Tracking(model, ema_momentum=0.3),
         ]
         for place in order:
             methods[place].attach(optimizer)
@@ -211,9 +212,10 @@ def test_the_order_of_attaching_changes_nothing(order: tuple[int, ...]) -> None:
             optimizer.zero_grad()
             model(torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(step))).square().sum().backward()
             optimizer.step()
-        return {**model.state_dict(), **methods[2].state_dict()["sites"]["0"]}
+        tracked = {f"tracked {name}": tensor for name, tensor in methods[3].state_dict()["sites"]["0"].items()}
+        return {**model.state_dict(), **methods[2].state_dict()["sites"]["0"], **tracked}
 
-    expected, found = trained((0, 1, 2)), trained(order)
+    expected, found = trained((0, 1, 2, 3)), trained(order)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

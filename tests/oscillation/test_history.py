@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics import Grid, kernels
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.numerics.passes import run_pass, share
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
 

@@ -89,8 +89,8 @@ def test_activations_between_layers_are_folded() -> None:
 def test_two_quantizers_may_read_one_activation() -> None:
     model = calibrated(TwoReaders())
     assert folded_in(model) == ["activation"]
-    assert model.second.input_quantizer.clip == model.third.input_quantizer.clip == (0.0, math.inf)
-    assert model.first.weight_quantizer.clip is None
+    assert model.second.input_quantizer.prologue.clip == model.third.input_quantizer.prologue.clip == (0.0, math.inf)
+    assert model.first.weight_quantizer.prologue.clip is None
 
 
 @pytest.mark.parametrize("kind", [OneReaderIsASum, DropoutBetween, OutputIsGiven, UsedTwice, QuantizerReadsMore])
@@ -107,7 +107,7 @@ def test_an_activation_whose_own_output_is_quantized_is_folded() -> None:
     model, _ = prepared(whole("mobilenetv2-torchvision"), policy="all")
     activation = model.get_submodule("features.0.2")
     assert isinstance(activation, FoldedReLU6)
-    assert activation.output_quantizer.clip == (0.0, 6.0)
+    assert activation.output_quantizer.prologue.clip == (0.0, 6.0)
 
 
 class Own(nn.ReLU):
@@ -118,7 +118,7 @@ class Own(nn.ReLU):
 def test_other_activations_are_left_alone(activation: nn.Module) -> None:
     model = calibrated(Layers(activation))
     assert model.activation is activation
-    assert model.second.input_quantizer.clip is None
+    assert model.second.input_quantizer.prologue.clip is None
 
 
 def test_an_activation_that_a_hook_watches_is_left_alone() -> None:

@@ -96,7 +96,7 @@ def test_refusals_are_one_line(build: Any, message: str) -> None:
 
 def test_each_setting_reaches_the_quantizer() -> None:
     rounding = {"rounding": "ewgs", "rounding_strength": 0.1}
-    gradients = {"band": "position", "log_scale": True, "scale_gradient": "lsq", "published": True}
+    gradients = {"ste_range": "position", "log_scale": True, "scale_gradient": "lsq", "published": True}
     config = QuantConfig(weight_symmetric=False, **rounding, **gradients)
     weight, activation = config.weight_quantizer(3, (4, 1)), config.activation_quantizer(5)
     assert isinstance(weight, LSQ)
@@ -105,7 +105,7 @@ def test_each_setting_reaches_the_quantizer() -> None:
     assert (activation.bits, activation.scale_shape, activation.symmetric) == (5, (1,), True)
     for quantizer in (weight, activation):
         assert quantizer.rounding == EWGS(0.1)
-        assert (quantizer.band, quantizer.log_scale, quantizer.scale_gradient, quantizer.published) == ("position", True, "lsq", True)
+        assert (quantizer.ste_range, quantizer.log_scale, quantizer.scale_gradient, quantizer.published) == ("position", True, "lsq", True)
 
 
 def test_fixed_ranges_and_default_strengths() -> None:

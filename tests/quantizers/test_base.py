@@ -14,7 +14,8 @@ from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics import EWGS, Stochastic
 from stillbit.numerics.gate import Gate
 from stillbit.numerics.grid import value
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
+from stillbit.numerics.prologue import Prologue
 from stillbit.quantizers import LSQ, FixedRange, Quantizer, StatsQ
 
 KINDS: dict[str, Callable[..., Quantizer]] = {
@@ -235,7 +236,7 @@ class TestGate:
         assert quantizer.free(x).all()
         (without,) = torch.autograd.grad(quantizer(x), x, upstream)
         before = quantizer(x)
-        quantizer.gate = Gate(0.2)
+        quantizer.prologue = Prologue(gate=Gate(0.2))
         assert torch.equal(quantizer.free(x), expected)
         assert 50 < expected.sum() < 200
         gated = quantizer(x)
@@ -243,18 +244,18 @@ class TestGate:
         assert torch.equal(torch.autograd.grad(gated, x, upstream)[0], torch.where(expected, without, 0.0))
 
     def test_a_scale_learns_from_all_latents(self) -> None:
-        quantizer, x = LSQ(3, band="position"), torch.randn(50, requires_grad=True)
+        quantizer, x = LSQ(3, ste_range="position"), torch.randn(50, requires_grad=True)
         quantizer.set_range(-1.0, 1.0)
         gradients = []
         for gate in (None, Gate(0.01)):
-            quantizer.gate = gate
+            quantizer.prologue = Prologue(gate=gate)
             gradients.append(torch.autograd.grad(quantizer(x).square().sum(), quantizer.scale)[0])
         assert torch.equal(*gradients)
 
     def test_a_pinned_latent_is_never_free(self) -> None:
         quantizer, x = LSQ(3), torch.randn(50)
         quantizer.set_range(-1.0, 1.0)
-        quantizer.gate = Gate(0.4)
+        quantizer.prologue = Prologue(gate=Gate(0.4))
         quantizer.allocate_pins(x.shape)
         assert quantizer.pins is not None
         quantizer.pins[:25] = 0
@@ -265,7 +266,7 @@ class TestGate:
     @pytest.mark.parametrize("published", [False, True], ids=["default", "published"])
     def test_it_compiles_into_the_one_graph(self, kind: Callable[..., Quantizer], published: bool) -> None:
         quantizer = calibrated(kind, scale_shape=(4, 1))
-        quantizer.gate = Gate(0.2, published)
+        quantizer.prologue = Prologue(gate=Gate(0.2, published))
         torch._dynamo.reset()
         results = []
         for function in (quantizer, torch.compile(quantizer, backend="aot_eager", fullgraph=True)):
@@ -284,7 +285,7 @@ class TestWholeModelCompilation:
         [
             ({}, torch.channels_last, True),
             ({"symmetric": False, "rounding": EWGS(), "published": True}, torch.contiguous_format, False),
-            ({"log_scale": True, "scale_gradient": "lsq", "band": "position"}, torch.channels_last, False),
+            ({"log_scale": True, "scale_gradient": "lsq", "ste_range": "position"}, torch.channels_last, False),
             ({"rounding": Stochastic()}, torch.contiguous_format, True),
         ],
         ids=["plain-channels_last-dynamic", "asymmetric", "log-channels_last", "stochastic-dynamic"],

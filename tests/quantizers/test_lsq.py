@@ -6,7 +6,7 @@ from torch import Tensor
 
 from stillbit.errors import RecipeError
 from stillbit.numerics import EWGS, STE, Rounding, StackedSigmoid
-from stillbit.numerics.grid import SCALE_FLOOR
+from stillbit.numerics.limits import SCALE_FLOOR
 from stillbit.quantizers import LSQ
 
 
@@ -33,7 +33,7 @@ def calibrated(bits: int = 3, x_min: float = -1.0, **options: object) -> LSQ:
     return quantizer
 
 
-@pytest.mark.parametrize(("option", "allowed"), [("band", "rounded, position, open"), ("scale_gradient", "none, lsq")])
+@pytest.mark.parametrize(("option", "allowed"), [("ste_range", "rounded, position, open"), ("scale_gradient", "none, lsq")])
 def test_unknown_choices_are_refused(option: str, allowed: str) -> None:
     with pytest.raises(RecipeError, match=f"{option} is 'x'; allowed are {allowed}"):
         LSQ(3, **{option: "x"})  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ class TestScaleFloor:
 
     @pytest.mark.parametrize("scale", [-0.01, 0.0, 1e-6, torch.tensor(1e-5).item()])
     def test_published_for_transformers_it_is_higher_and_lets_the_gradient_through(self, scale: float) -> None:
-        quantizer = place(calibrated(published=True, band="position"), scale)
+        quantizer = place(calibrated(published=True, ste_range="position"), scale)
         floor = torch.tensor(1e-5)
         assert torch.equal(quantizer(torch.tensor([-1.0, 0.0, 1.0])), torch.stack([-4 * floor, 0 * floor, 3 * floor]))
         assert quantizer.double().grid(torch.zeros(1)).scale.item() == floor.item()  # the float32 number

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stillbit.numerics import fake_quantize
-from stillbit.numerics.grid import SCALE_FLOOR
+from stillbit.numerics.limits import SCALE_FLOOR
 from stillbit.quantizers import LSQ, FixedRange
 
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.modules import QuantLinear, adopt
 from stillbit.numerics import EWGS, kernels
-from stillbit.numerics.grid import SCALE_FLOOR
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE, SCALE_FLOOR
 from stillbit.prepare import scales
 from stillbit.prepare.calibrate import calibrate
 from stillbit.quantizers import LSQ, StatsQ

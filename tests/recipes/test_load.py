@@ -176,3 +176,8 @@ def test_published_at_the_top_switches_nothing_on():
 def test_published_at_the_top_is_true_or_false():
     with pytest.raises(RecipeError, match="published is 'yes please'; allowed: true, false"):
         load("digits_float", ["published=yes please"])
+
+
+def test_keys_of_the_first_edition_are_still_read():
+    named = {"model": {"name": "resnet18"}, "quantization": {"ste_range": "position"}}
+    assert resolve({**named, "quantization": {"band": "position"}}) == resolve(named)

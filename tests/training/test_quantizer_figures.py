@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.oscillation import Dampening, Freezing, Tracking
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.prepare.size import packed_bytes

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.training.record import read_record
 from tests.equality import assert_equal
 from tests.launching import launch

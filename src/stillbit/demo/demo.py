@@ -13,7 +13,7 @@ from torch import nn
 from stillbit import run
 from stillbit.assembly import Trained, build_trained
 from stillbit.demo.picture import Panel, draw
-from stillbit.numerics.grid import code_limits
+from stillbit.numerics.limits import code_limits
 from stillbit.oscillation import Recording
 from stillbit.prepare.size import packed_bytes
 from stillbit.recipes.load import load

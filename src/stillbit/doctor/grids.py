@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from stillbit.doctor.measures import Codes
 from stillbit.doctor.subjects import ModelSubject, finite
-from stillbit.numerics.grid import SCALE_FLOOR, code
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.grid import code
+from stillbit.numerics.limits import FREE, SCALE_FLOOR
 from stillbit.oscillation.optimizer_rules import Found, Unknown
 from stillbit.quantizers import LSQ, FixedRange
 
@@ -118,7 +118,7 @@ def pins_and_latents(subject: ModelSubject) -> Iterator[Found]:
     """Pinned weights whose latents would give another code, where freezing writes latents."""
     for site in subject.sites:
         pins = site.quantizer.pins
-        if pins is None or not site.writable or not site.quantizer.needs_range:
+        if pins is None or not site.writable or site.quantizer.grid_follows_latent:
             continue
         latent, pinned = site.latent().detach(), pins != FREE
         other = int((pinned & (code(latent, site.quantizer.grid(latent)) != pins)).sum())

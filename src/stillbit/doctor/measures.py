@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillbit.numerics.grid import SCALE_FLOOR, code
+from stillbit.numerics.grid import code
+from stillbit.numerics.limits import SCALE_FLOOR
 from stillbit.prepare.batchnorm import batchnorm_divergences, batchnorm_statistics, estimate_batchnorm
 from stillbit.prepare.trace import run_example, watched
 from stillbit.quantizers import Quantizer, WeightSite
@@ -61,8 +62,7 @@ def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
         quantizer: With a range.
         latent: What it quantizes, any shape, with at least one element.
     """
-    grid = quantizer.grid(quantizer.clipped(latent))
-    latent = quantizer.clipped(latent)
+    grid = quantizer.grid(latent)
     codes = code(latent, grid, quantizer.pins)
     counts = torch.bincount((codes.flatten() - grid.low).nan_to_num().long().clamp(min=0))
     whole = latent / grid.scale - grid.shift + grid.zero_point
@@ -100,7 +100,7 @@ def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: A
         if before is not None:
             seen[name] = Seen(before.calls + 1, before.codes, before.shape)
             return
-        seen[name] = Seen(1, use_of_codes(quantizers[name], inputs[0].detach()), tuple(inputs[0].shape))
+        seen[name] = Seen(1, use_of_codes(quantizers[name], quantizers[name].latent(*inputs[:2]).detach()), tuple(inputs[0].shape))
 
     with watched(dict(quantizers), note):
         run_example(model, example)

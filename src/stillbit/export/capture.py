@@ -71,7 +71,7 @@ def _resolve(quantizer: Quantizer, name: str, site: WeightSite | None) -> None:
         grid = quantizer.grid(latent)
         codes = quantizer.code(latent)
         quantizer.register_buffer("codes", codes.to(torch.int8 if grid.low < 0 else torch.uint8))
-    elif quantizer.needs_range:
+    elif not quantizer.grid_follows_latent:
         grid = quantizer.grid(torch.zeros(()))
     else:
         raise ExportError(f"quantizer {name} ({type(quantizer).__name__}) takes its scale from each batch; allowed: for weights only")
@@ -94,9 +94,9 @@ def _weight_values(quantizer: Quantizer, name: str, grid: Grid) -> Callable[...,
 
 def _activation_values(quantizer: Quantizer, name: str, grid: Grid) -> Callable[..., Tensor]:
     def forward(x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        clip = None if quantizer.clip is None else list(quantizer.clip)
+        clip = None if quantizer.prologue.clip is None else list(quantizer.prologue.clip)
         if before is not None:
-            x, clip = quantizer.clipped(x) + before, None
+            x, clip = quantizer.latent(x, before), None
         values: Tensor = torch.ops.stillbit.fake_quantize(
             x, quantizer.grid_scale, quantizer.grid_zero_point, grid.shift, grid.low, grid.high, clip, name
         )

@@ -17,7 +17,7 @@ from torchao.quantization.transform_module import register_quantize_module_handl
 
 from stillbit.errors import PrepareError
 from stillbit.integrations.watching import Watched
-from stillbit.numerics.grid import code_limits
+from stillbit.numerics.limits import code_limits
 from stillbit.prepare import QuantConfig, prepare
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.quantizers.base import Quantizer
 
 _COUNTER = "batches that batch norm has seen, not saved there: as before"

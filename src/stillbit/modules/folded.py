@@ -1,7 +1,7 @@
 """Activation functions that are folded into the quantizer behind them.
 
 ReLU and ReLU6 clip, and so does a quantizer. Where every reader of an activation's output is a quantizer, these clip for it
-(`Quantizer.clip`), in the pass over the tensor that they make anyway; the activation itself lets its input through. Codes, values and
+(`Quantizer.prologue`), in the pass over the tensor that they make anyway; the activation itself lets its input through. Codes, values and
 gradients are the same to the bit; a forward and a backward pass over the tensor are saved.
 """
 

@@ -49,10 +49,6 @@ class Shifted(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gives the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
         self._require_fit(x)
-        if self.quantizer._forward_hooks or self.quantizer._forward_pre_hooks:
-            # Who watches a quantizer (calibration does) sees the latents that it quantizes, and the values of their codes.
-            watched: Tensor = self.quantizer(x if self.before is None else x + self.before)
-            return (watched if self.after is None else watched + self.after).to(x.dtype)
         shifted: Tensor = self.quantizer(x, self.before, self.after)
         return shifted.to(x.dtype)
 

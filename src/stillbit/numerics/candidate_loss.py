@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics.compiling import try_compiled
-from stillbit.numerics.grid import code_limits, fit_range
+from stillbit.numerics.grid import fit_range
+from stillbit.numerics.limits import SCALE_FLOOR, code_limits
 
-SCALE_FLOOR = 1e-8  # the floor of a quantizer's scale
 # Elements a call. On a CPU 4 MiB stay in the cache, and the threads meet seldom: on a busy machine each meeting costs milliseconds.
 _CHUNK = {"cpu": 1 << 20}
 _CHUNK_ELSEWHERE = 1 << 24

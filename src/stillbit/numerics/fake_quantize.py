@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
+from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.kernels import Variant
 from stillbit.numerics.layout import Layout, layout
+from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.recompute import Limits, Options, gelu_to_repeat, given, quantized_values, saved_tensors
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
 from stillbit.numerics.workspace import empty_values
@@ -34,12 +35,13 @@ def fake_quantize(
     x: Tensor,
     grid: Grid,
     *,
+    value_zero_point: Tensor | None = None,
     pins: Tensor | None = None,
     clip: tuple[float, float] | None = None,
     before: Tensor | None = None,
     after: Tensor | None = None,
     rounding: Rounding = _STE,
-    band: str = "rounded",
+    ste_range: str = "rounded",
     scale_gradient_factor: float = 1.0,
     training: bool = True,
     recompute: bool = True,
@@ -49,13 +51,15 @@ def fake_quantize(
     Args:
         x: Latents, any floating dtype; the arithmetic runs in float32 (float64 for float64), under autocast too.
         grid: The grid; its scale and zero point may require gradients.
+        value_zero_point: A second evaluation of the grid's zero point, of equal numbers, which takes the gradient of the step from code to
+            value; None: the same one. The published gradient of asymmetric quantizers needs it (docs/spec/cnn.md, 1.5).
         pins: int8 tensor of the shape of `x`: the code that holds, or -128 where the latent decides. A pinned latent gets no
             gradient, but passes its share of the scale's gradient.
         clip: Limits that the latents are clipped to first, as ReLU and ReLU6 do: a latent on a limit or beyond gets no gradient.
         before: Learned shift, which broadcasts against `x` and is added to it first; not together with `clip`.
         after: Learned shift that is added to the values.
         rounding: How the gradient passes the rounding.
-        band: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
+        ste_range: Which latents pass the gradient: "rounded", "position" or "open" (kernels.Variant).
         scale_gradient_factor: Multiplies the gradients to scale and zero point (LSQ, arXiv 1902.08153, section 2.2).
         training: Whether `Stochastic` rounding is random.
         recompute: Whether `values_recomputed` may compute these values again, rather than let an operation save them.
@@ -67,11 +71,11 @@ def fake_quantize(
         StillbitError: If the scale does not fit the latents' shape.
     """
     zero_point = zero_point_of(grid)
-    value_zero_point = zero_point if grid.value_zero_point is None else grid.value_zero_point
+    value_zero_point = zero_point if value_zero_point is None else value_zero_point
     random = training and isinstance(rounding, Stochastic)
     clip_low, clip_high = clip or (None, None)
     limits = Limits(grid.shift or None, float(grid.low), float(grid.high), clip_low, clip_high)
-    options = Options(rounding, band, random, recompute and not random, scale_gradient_factor, limits)
+    options = Options(rounding, ste_range, random, recompute and not random, scale_gradient_factor, limits)
     tensors = x, grid.scale, zero_point, value_zero_point, before, after, pins
     output: Tensor = _FakeQuantize.apply(*tensors, options, gelu_to_repeat(x) if options.recompute else None)
     return output
@@ -80,7 +84,7 @@ def fake_quantize(
 def fake_quantize_by_mean(
     x: Tensor, scale_shape: tuple[int, ...], low: int, *, pins: Tensor | None = None, recompute: bool = True
 ) -> Tensor:
-    """Does what `fake_quantize` does with band "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
+    """Does what `fake_quantize` does with ste_range "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
 
     Args:
         x: Latents.
@@ -138,7 +142,7 @@ class _FakeQuantize(torch.autograd.Function):
             kept,
             None if before is None else seen.view_shift(before, 0),
             *options.limits,
-            Variant(options.rounding, options.band, any(ctx.needs_input_grad[1:4]), seen.reduced),
+            Variant(options.rounding, options.ste_range, any(ctx.needs_input_grad[1:4]), seen.reduced),
         )
         assert to_latent is not None
         factor = options.scale_gradient_factor

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from stillbit.numerics import kernels
 from stillbit.numerics.layout import layout
-
-SCALE_FLOOR = 1e-8  # the smallest scale of any grid, and the smallest upper limit of any range
+from stillbit.numerics.limits import SCALE_FLOOR, code_limits, compute_dtype
 
 
 class Grid(NamedTuple):
@@ -28,8 +27,6 @@ class Grid(NamedTuple):
         shift: Offset of the grid in units of the scale, 0 or 1/2.
         low: Smallest code.
         high: Largest code.
-        value_zero_point: A second evaluation of the zero point, for the step from code to value. None: the same one. Only the
-            published gradient of asymmetric quantizers needs it (docs/spec/cnn.md, 1.5); it holds equal numbers.
     """
 
     scale: Tensor
@@ -37,12 +34,6 @@ class Grid(NamedTuple):
     shift: float
     low: int
     high: int
-    value_zero_point: Tensor | None = None
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """Float32, or float64 for float64 latents: codes must not depend on autocast."""
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 def position(x: Tensor, grid: Grid) -> Tensor:
@@ -97,8 +88,7 @@ def value(code: Tensor, grid: Grid) -> Tensor:
     >>> value(torch.tensor([-1.0, 0.0]), Grid(torch.tensor(0.5), zero_point=0, shift=0.5, low=-2, high=1))
     tensor([-0.2500,  0.2500])
     """
-    zero_point = grid.zero_point if grid.value_zero_point is None else grid.value_zero_point
-    offset = code - zero_point
+    offset = code - grid.zero_point
     return grid.scale.to(compute_dtype(code)) * (offset + grid.shift if grid.shift else offset)
 
 
@@ -122,11 +112,6 @@ class Range(NamedTuple):
     scale: Tensor
     zero_point: Tensor
     signed: bool
-
-
-def code_limits(bits: int, *, signed: bool) -> tuple[int, int]:
-    """Gives the smallest and the largest code: -2^(b-1)..2^(b-1)-1, or 0..2^b-1 for unsigned and asymmetric grids."""
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
 def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signed: bool | None = None) -> Range:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics.compiling import try_compiled
-from stillbit.numerics.grid import SCALE_FLOOR, compute_dtype
+from stillbit.numerics.limits import FREE, SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 
-FREE = -128  # the entry of a pin tensor that pins nothing
-BANDS = ("rounded", "position", "open")
+STE_RANGES = ("rounded", "position", "open")
 
 _COMPILE_FROM = 1 << 15  # elements; below, the call costs more than the arithmetic
 
@@ -25,14 +24,14 @@ class Variant(NamedTuple):
 
     Attributes:
         rounding: The rounding estimator.
-        band: Which latents pass the gradient: "rounded" those whose rounded position lies on the grid (published CNN code: half a
+        ste_range: Which latents pass the gradient: "rounded" those whose rounded position lies on the grid (published CNN code: half a
             step wider than LSQ), "position" those whose position does (LSQ), "open" all (StatsQ).
         grid_gradient: Whether the gradients to scale and zero point are wanted.
         reduced: Axes of the canonical view that share a scale.
     """
 
     rounding: Rounding
-    band: str
+    ste_range: str
     grid_gradient: bool
     reduced: tuple[int, ...]
 
@@ -153,7 +152,7 @@ def backward(
     position = _position(_add(_clipped(x, clip_low, clip_high), before), scale, shift)
     rounded = torch.round(position) if kept is None else kept.to(position.dtype)
     g = gradient.to(position.dtype)
-    passed = _passed(variant.band, g, position, rounded, zero_point, pins, low, high)
+    passed = _passed(variant.ste_range, g, position, rounded, zero_point, pins, low, high)
     to_position = variant.rounding.factor(position, passed) * passed
     to_latent = _strictly_inside(to_position, x, clip_low, clip_high)
     to_latent = to_latent if before is not None else to_latent.to(x.dtype)
@@ -213,7 +212,7 @@ def _code(rounded: Tensor, zero_point: Tensor | None, pins: Tensor | None, low: 
 
 
 def _passed(
-    band: str,
+    ste_range: str,
     gradient: Tensor,
     position: Tensor,
     rounded: Tensor,
@@ -224,8 +223,8 @@ def _passed(
 ) -> Tensor:
     """Gives the gradient where it passes to the latent, else 0."""
     passed = gradient
-    if band != "open":
-        tested = _add(rounded if band == "rounded" else position, zero_point)
+    if ste_range != "open":
+        tested = _add(rounded if ste_range == "rounded" else position, zero_point)
         passed = torch.where((tested >= low) & (tested <= high), passed, 0.0)
     return passed if pins is None else torch.where(pins == FREE, passed, 0.0)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics.all_reduce import mean_over_ranks
-from stillbit.numerics.grid import code_limits
+from stillbit.numerics.limits import code_limits
 from stillbit.numerics.range_estimator import RangeEstimator
 
 _NEGATIVE_BELOW = -1e-5  # latents down to here count as rounding errors of 0 (docs/spec/vit.md, 2.2)

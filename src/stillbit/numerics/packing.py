@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillbit.errors import ExportError
-from stillbit.numerics.grid import code_limits
+from stillbit.numerics.limits import code_limits
 
 _GROUP = 8  # this many codes of b bits end at a byte, and fit one int64
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import Grid, compute_dtype, zero_point_of
+from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.layout import layout
+from stillbit.numerics.limits import compute_dtype
 
 _ALONE_FROM = 1 << 15  # elements; below, copying costs less than calls, and torch copies in one thread
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillbit.errors import DataError
 from stillbit.numerics.all_reduce import maximum_over_ranks, minimum_over_ranks
-from stillbit.numerics.grid import compute_dtype
+from stillbit.numerics.limits import compute_dtype
 
 
 class RangeEstimator(ABC):

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import compute_dtype
 from stillbit.numerics.layout import layout
+from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.rounding import Rounding
 from stillbit.numerics.workspace import empty_values
 
@@ -34,7 +34,7 @@ class Options(NamedTuple):
     """What `fake_quantize` was told, beside tensors."""
 
     rounding: Rounding
-    band: str
+    ste_range: str
     random: bool
     recompute: bool
     scale_gradient_factor: float

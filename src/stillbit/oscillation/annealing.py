@@ -111,7 +111,7 @@ class Annealing(Method):
     def _set_gates(self) -> None:
         acts = self.step + 1 >= self.begin
         for site in self._gated():
-            site.quantizer.gate = self.gate if acts else None
+            site.quantizer.prologue = site.quantizer.prologue._replace(gate=self.gate if acts else None)
 
     def _gated(self) -> list[WeightSite]:
         sites = (site for site in weight_sites(self.model) if site.quantizer.bits <= self.max_bits)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import compute_dtype, grid_limits, value
+from stillbit.numerics.grid import grid_limits, value
+from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method

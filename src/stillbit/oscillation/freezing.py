@@ -13,7 +13,7 @@ from typing import Any, ClassVar, final
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError, PrepareError
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.options import Count, Fraction, PinnedBits, Portion, checked
 from stillbit.oscillation.history import Pinning
 from stillbit.oscillation.method import Method, whole_share

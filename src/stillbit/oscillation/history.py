@@ -8,8 +8,7 @@ from torch import Tensor
 
 from stillbit.errors import CheckpointError
 from stillbit.numerics import kernels
-from stillbit.numerics.grid import compute_dtype
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE, compute_dtype
 from stillbit.quantizers import WeightSite
 
 

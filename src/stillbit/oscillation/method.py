@@ -27,14 +27,14 @@ class Method(ABC):
         gradient_scale: What `before_step` multiplies a gradient by that it adds; not 1 only while a fused optimizer steps under a
             gradient scaler.
         order: Its place among the methods on one optimizer, whatever the order of attaching: what adds to gradients first, what puts
-            weights back before what looks at them. Those of the library have 10 to 40.
+            weights back before what looks at them. Those of the library have 10 to 50.
         watches_only: Whether it changes nothing, so that other libraries' layers suit it too.
 
     Raises:
         PrepareError: If the model has no quantized weight, or one that can only be watched.
     """
 
-    order: ClassVar[int] = 50
+    order: ClassVar[int] = 60
     watches_only: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:

@@ -90,7 +90,7 @@ class Recording(Method):
         RecipeError: If no quantized layer matches, or a number is below 1.
     """
 
-    order: ClassVar[int] = 40
+    order: ClassVar[int] = 50
     watches_only: ClassVar[bool] = True
 
     @checked

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError
-from stillbit.numerics.kernels import FREE
+from stillbit.numerics.limits import FREE
 from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.options import Bits, Count, Portion, checked
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
@@ -141,7 +141,7 @@ class Tracking(Method):
         RecipeError: If a value is out of range.
     """
 
-    order: ClassVar[int] = 30
+    order: ClassVar[int] = 40
     watches_only: ClassVar[bool] = True
 
     @checked
@@ -199,6 +199,6 @@ def _held_apart(sites: list[WeightSite], pinning: Pinning | None) -> list[tuple[
     """
     if pinning is None or not pinning.hold:
         return [(sites, pinning)]
-    following = [site for site in sites if not site.quantizer.needs_range]
-    fixed = [site for site in sites if site.quantizer.needs_range]
+    following = [site for site in sites if site.quantizer.grid_follows_latent]
+    fixed = [site for site in sites if not site.quantizer.grid_follows_latent]
     return [(following, pinning._replace(hold=False)), (fixed, pinning)]

@@ -78,7 +78,7 @@ class _RangeFitting:
         if name not in self._estimators:
             self._estimators[name] = _estimator(quantizer)
         try:
-            quantizer.set_range(*self._estimators[name].update(_along_one_axis(quantizer.clipped(inputs[0]), quantizer)))
+            quantizer.set_range(*self._estimators[name].update(_along_one_axis(quantizer.latent(*inputs[:2]), quantizer)))
         except DataError as error:
             raise DataError(f"calibration batch {self.batch} cannot be used at quantizer {name}: {error}") from error
 

@@ -36,7 +36,7 @@ def fold_activations(model: nn.Module, example: Any, *, balanced: bool) -> None:
     readers = _read_only_by_quantizers(model, list(activations), example)
     for activation, quantizers in readers.items():
         for quantizer in quantizers:
-            quantizer.clip = activations[activation].clip
+            quantizer.prologue = quantizer.prologue._replace(clip=activations[activation].clip)
             quantizer.recompute &= not (balanced and activations[activation].saves_input)
         replace_module(model, activation, folded(activation))
 
@@ -99,7 +99,9 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def enter_quantizer(self, quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Notes that a quantizer reads a tensor."""
         assert isinstance(quantizer, Quantizer)
-        found = self._outputs.get(inputs[0].data_ptr())
+        if shifted := inputs[1:] and inputs[1] is not None:
+            self.read(inputs[0])  # a learned shift stands between
+        found = None if shifted else self._outputs.get(inputs[0].data_ptr())
         activation = None if found is None else found[1]
         self._sources.setdefault(quantizer, set()).add(activation)
         if activation is not None:

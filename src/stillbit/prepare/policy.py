@@ -123,7 +123,7 @@ class QuantConfig:
         activation_symmetric: Likewise for activations.
         rounding: Gradient of the rounding: "ste", "ewgs", "stacked_sigmoid" or "stochastic".
         rounding_strength: EWGS's scaling or the stacked sigmoid's sharpness; None takes its default.
-        band: Which latents pass the gradient: "rounded" (published) or "position" (LSQ paper).
+        ste_range: Which latents pass the gradient: "rounded" (published) or "position" (LSQ paper).
         log_scale: Learn the logarithm of the scale.
         scale_gradient: "none" or "lsq" (rescaled).
         weight_range: How weight ranges are found.
@@ -151,7 +151,7 @@ class QuantConfig:
     activation_symmetric: bool = True
     rounding: str = "ste"
     rounding_strength: float | None = None
-    band: str = "rounded"
+    ste_range: str = "rounded"
     log_scale: bool = False
     scale_gradient: str = "none"
     weight_range: RangeConfig = field(default_factory=RangeConfig)
@@ -217,7 +217,7 @@ class QuantConfig:
             "attention": "qkr",
             "activation_scales": "token",
             "learned_shifts": True,
-            "band": "position",
+            "ste_range": "position",
             "scale_gradient": "lsq",
             "weight_range": RangeConfig("mean_magnitude"),
             "activation_range": RangeConfig("mean_magnitude"),
@@ -256,7 +256,7 @@ class QuantConfig:
                 scale_shape,
                 symmetric=symmetric,
                 rounding=self._rounding(),
-                band=self.band,
+                ste_range=self.ste_range,
                 log_scale=self.log_scale,
                 scale_gradient=self.scale_gradient,
                 published=self.published,

@@ -6,15 +6,15 @@ from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.numerics import gate as gates
 from stillbit.numerics import grid as grids
 from stillbit.numerics.fake_quantize import fake_quantize
-from stillbit.numerics.gate import Gate
-from stillbit.numerics.grid import Grid, Range, code_limits, fit_range
-from stillbit.numerics.kernels import BANDS, FREE
+from stillbit.numerics.grid import Grid, Range, fit_range
+from stillbit.numerics.kernels import STE_RANGES
+from stillbit.numerics.limits import FREE, code_limits
+from stillbit.numerics.prologue import PLAIN
 from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import STE, Rounding
 
@@ -30,7 +30,7 @@ class Quantizer(nn.Module, ABC):
         bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
         scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
         rounding: How the gradient passes the rounding.
-        band: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
+        ste_range: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
             has it: half a step wider than LSQ), "position" (those whose position does, as LSQ has it) or "open" (all).
 
     Raises:
@@ -46,15 +46,15 @@ class Quantizer(nn.Module, ABC):
         range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
         recompute: Whether layers compute its values again for backward rather than save them.
-        gate: Which latents get a gradient (annealing sets it); None: all that the band lets pass. Not part of the state: whoever
-            sets it knows when.
-        clip: Limits of an activation function that is folded into this quantizer, (0, inf) of ReLU or (0, 6) of ReLU6, which it applies
-            to its input first (`prepare` sets it); None: none is.
+        prologue: What latents go through first: an activation function that `prepare` folds into this quantizer, a gate that annealing
+            sets. Not part of the state: whoever sets it knows when.
+        grid_follows_latent: Whether the grid is computed from the latents, so that what is written to them moves it.
         needs_range: Whether calibration must find a range.
         read_only: Whether it stands for another library's quantizer, which methods can only watch.
     """
 
     max_bits: ClassVar[int] = 8
+    grid_follows_latent: ClassVar[bool] = False
     needs_range: ClassVar[bool] = True
     read_only: ClassVar[bool] = False
     symmetric: bool = True
@@ -62,22 +62,23 @@ class Quantizer(nn.Module, ABC):
     signed: Tensor
     pins: Tensor | None
 
-    def __init__(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, band: str = "rounded") -> None:
+    def __init__(
+        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, ste_range: str = "rounded"
+    ) -> None:
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= self.max_bits:
             raise RecipeError(f"bits is {bits!r}; allowed are whole numbers from 1 (unsigned only) to {self.max_bits}")
-        if band not in BANDS:
-            raise RecipeError(f"band is {band!r}; allowed are {', '.join(BANDS)}")
+        if ste_range not in STE_RANGES:
+            raise RecipeError(f"ste_range is {ste_range!r}; allowed are {', '.join(STE_RANGES)}")
         self.bits = bits
         self.scale_shape = tuple(scale_shape)
         self.rounding = STE() if rounding is None else rounding
-        self.band = band
+        self.ste_range = ste_range
         self.label = type(self).__name__
         self.range_config = RangeConfig()
         self.bypass = False
         self.recompute = True
-        self.gate: Gate | None = None
-        self.clip: tuple[float, float] | None = None
+        self.prologue = PLAIN
         self.is_signed = False
         self.is_calibrated = False
         self.register_buffer("signed", torch.tensor(False))
@@ -101,6 +102,10 @@ class Quantizer(nn.Module, ABC):
             PrepareError: If the range does not fit the scale, is not finite, or has negative latents at 1 bit.
         """
 
+    def value_zero_point(self) -> Tensor | None:
+        """Return a second evaluation of the grid's zero point for the step from code to value, if its gradient asks for one."""
+        return None
+
     def scale_gradient_factor(self, x: Tensor) -> float:
         """Gives the factor on the gradients of scale and zero point for the latent `x`."""
         del x
@@ -119,29 +124,29 @@ class Quantizer(nn.Module, ABC):
             before: Learned shift, which broadcasts against `x` and is added to it first.
             after: Learned shift that is added to the values.
         """
+        clip, gate = self.prologue
         if self.bypass:
-            latent = self.clipped(x) if before is None else self.clipped(x) + before
+            latent = self.latent(x, before)
             return latent if after is None else latent + after
         self._require_range()
         self._require_fit(x)
-        clip = self.clip
-        if before is not None and (clip is not None or self.gate is not None):
-            x, before, clip = self.clipped(x) + before, None, None
-        if self.gate is not None and x.requires_grad:
+        if before is not None and (clip is not None or gate is not None):
+            x, before, clip = self.latent(x, before), None, None
+        if gate is not None and x.requires_grad:
             x = gates.pass_where(x, self.free(x))
         return self._values(x, clip, before, after)
 
     @final
-    def clipped(self, x: Tensor) -> Tensor:
-        """Gives what is quantized: `x`, behind the activation function that is folded into this quantizer if one is."""
-        return x if self.clip is None else F.hardtanh(x, *self.clip)
+    def latent(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """Return what is quantized when `forward` is called alike: who watches a quantizer's calls sees latents by it."""
+        return self.prologue.latent(x, before)
 
     @final
     @torch.no_grad()
     def position(self, x: Tensor) -> Tensor:
         """Gives the latent in grid units; a pinned latent stands at its code."""
         self._require_range()
-        x = self.clipped(x)
+        x = self.latent(x)
         return self._position(x, self.grid(x))
 
     @final
@@ -149,18 +154,19 @@ class Quantizer(nn.Module, ABC):
     def code(self, x: Tensor) -> Tensor:
         """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
         self._require_range()
-        x = self.clipped(x)
+        x = self.latent(x)
         return grids.code(x, self.grid(x), self.pins)
 
     @final
     @torch.no_grad()
     def free(self, x: Tensor) -> Tensor:
         """Says which latents the gate lets move: a bool tensor of the shape of `x`. Without a gate all do; a pinned one never does."""
-        if self.gate is None:
+        gate = self.prologue.gate
+        if gate is None:
             return torch.ones_like(x, dtype=torch.bool)
         self._require_range()
         grid = self.grid(x)
-        return gates.free(self._position(x, grid), grid, self.gate)
+        return gates.free(self._position(x, grid), grid, gate)
 
     @final
     def allocate_pins(self, shape: torch.Size) -> None:
@@ -202,12 +208,13 @@ class Quantizer(nn.Module, ABC):
         return fake_quantize(
             x,
             self.grid(x),
+            value_zero_point=self.value_zero_point(),
             pins=self.pins,
             clip=clip,
             before=before,
             after=after,
             rounding=self.rounding,
-            band=self.band,
+            ste_range=self.ste_range,
             scale_gradient_factor=self.scale_gradient_factor(x),
             training=self.training,
             recompute=self.recompute,
@@ -234,7 +241,7 @@ class Quantizer(nn.Module, ABC):
         """Shows bits, sign and the scale's shape."""
         sign = "signed" if self.is_signed else "unsigned"
         state = sign if self.is_calibrated else "no range yet"
-        return f"bits={self.bits}, {state}, scale_shape={self.scale_shape}, band={self.band}, rounding={self.rounding}"
+        return f"bits={self.bits}, {state}, scale_shape={self.scale_shape}, ste_range={self.ste_range}, rounding={self.rounding}"
 
 
 def _broadcasts(scale_shape: tuple[int, ...], shape: torch.Size) -> bool:

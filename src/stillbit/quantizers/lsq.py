@@ -1,6 +1,6 @@
 """LSQ: learned step size quantization (Esser et al., arXiv 1902.08153), and LSQ+ (arXiv 2004.09576) for the asymmetric form.
 
-Deviates from the papers in: the default band passes the gradient half a step further out than LSQ does (band="position" is the
+Deviates from the papers in: the default ste_range passes the gradient half a step further out than LSQ does (ste_range="position" is the
 paper's), and the gradient of the scale is not rescaled unless asked for. Both are the choices of the oscillation paper
 (arXiv 2203.11086), whose results this library reproduces.
 """
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
-from stillbit.numerics.grid import SCALE_FLOOR, Grid, compute_dtype
+from stillbit.numerics.grid import Grid
+from stillbit.numerics.limits import SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 from stillbit.quantizers.base import Quantizer
 
@@ -28,13 +29,13 @@ class LSQ(Quantizer):
         scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
         symmetric: Whether zero has code 0. Otherwise a zero point is learned, and rounded.
         rounding: How the gradient passes the rounding.
-        band: "rounded" (as published for CNNs), "position" (as in the LSQ paper).
+        ste_range: "rounded" (as published for CNNs), "position" (as in the LSQ paper).
         log_scale: Whether the parameter holds the logarithm of the scale.
         scale_gradient: "none", or "lsq": multiply the gradients of scale and zero point by `(high * n) ** -0.5`, n being the number
             of latents that share a scale (the batch of this process included).
-        published: Do what the published code does where it differs. With band "rounded" that is the CNN code: a scale below its
+        published: Do what the published code does where it differs. With STE range "rounded" that is the CNN code: a scale below its
             floor gets no gradient, ever, and the zero point's gradient counts its two uses apart, which matters under EWGS
-            (docs/spec/cnn.md, 1.5). With band "position" it is the ViT code (docs/spec/vit.md, 2.1): the floor is 1e-5.
+            (docs/spec/cnn.md, 1.5). With STE range "position" it is the ViT code (docs/spec/vit.md, 2.1): the floor is 1e-5.
 
     Attributes:
         scale: Parameter, `scale_shape`; the linear scale, or its logarithm.
@@ -48,12 +49,12 @@ class LSQ(Quantizer):
         *,
         symmetric: bool = True,
         rounding: Rounding | None = None,
-        band: str = "rounded",
+        ste_range: str = "rounded",
         log_scale: bool = False,
         scale_gradient: str = "none",
         published: bool = False,
     ) -> None:
-        super().__init__(bits, scale_shape, rounding=rounding, band=band)
+        super().__init__(bits, scale_shape, rounding=rounding, ste_range=ste_range)
         if scale_gradient not in SCALE_GRADIENTS:
             raise RecipeError(f"scale_gradient is {scale_gradient!r}; allowed are {', '.join(SCALE_GRADIENTS)}")
         self.symmetric = symmetric
@@ -70,9 +71,11 @@ class LSQ(Quantizer):
         scale = self._effective_scale()
         if self.zero_point is None:
             return Grid(scale, 0, 0.0, low, high)
-        first = self._rounded_zero_point(self.zero_point)
-        second = self._rounded_zero_point(self.zero_point) if self.published else None
-        return Grid(scale, first, 0.0, low, high, second)
+        return Grid(scale, self._rounded_zero_point(self.zero_point), 0.0, low, high)
+
+    def value_zero_point(self) -> Tensor | None:
+        """Return a second evaluation of the zero point where the published gradient needs one."""
+        return self._rounded_zero_point(self.zero_point) if self.published and self.zero_point is not None else None
 
     def scale_gradient_factor(self, x: Tensor) -> float:
         """Gives `(high * n) ** -0.5`, or 1."""
@@ -99,7 +102,7 @@ class LSQ(Quantizer):
         scale = self.scale.to(compute_dtype(self.scale))  # the floor is 0 in float16
         if self.log_scale:
             return scale.exp()
-        if self.published and self.band == "rounded":
+        if self.published and self.ste_range == "rounded":
             return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor hangs on the version of torch
         # The floored value, with the gradient straight through (the difference is exactly 0), so that a scale below can rise again.
         floor = _PUBLISHED_POSITION_FLOOR if self.published else SCALE_FLOOR

@@ -5,7 +5,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from stillbit.numerics.grid import SCALE_FLOOR, Grid, compute_dtype
+from stillbit.numerics.grid import Grid
+from stillbit.numerics.limits import SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 from stillbit.quantizers.base import Quantizer
 

@@ -37,10 +37,11 @@ class StatsQ(Quantizer):
         RecipeError: If an argument is not allowed.
     """
 
+    grid_follows_latent: ClassVar[bool] = True
     needs_range: ClassVar[bool] = False
 
     def __init__(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None) -> None:
-        super().__init__(bits, scale_shape, rounding=rounding, band="open")
+        super().__init__(bits, scale_shape, rounding=rounding, ste_range="open")
         if bits == 1:
             raise RecipeError(f"bits is 1; allowed for StatsQ are whole numbers from 2 to {self.max_bits}")
         self.mark_calibrated(signed=True)

@@ -1,4 +1,4 @@
-"""Keys of a recipe that change no number of its run."""
+"""Keys of a recipe with a meaning of their own: those that change no number of a run, and those that had other names."""
 
 # Runs that differ in nothing else are one run: it may be resumed with other values, and a report takes them for one group.
 CHANGE_NO_NUMBER = frozenset(
@@ -15,3 +15,5 @@ CHANGE_NO_NUMBER = frozenset(
 )
 # Read before the first step alone, so that a resumed run does without.
 READ_AT_START = frozenset({"model.weights", "start"})
+# What the recipes and checkpoints of the first edition call a key, by section.
+RENAMED = {"quantization": {"band": "ste_range"}}

@@ -6,6 +6,7 @@ from typing import Any
 
 from stillbit.errors import RecipeError
 from stillbit.recipes import catalog, document
+from stillbit.recipes.keys import RENAMED
 from stillbit.recipes.mapping import from_mapping, to_mapping
 from stillbit.recipes.schema import Recipe
 
@@ -44,6 +45,7 @@ def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:
     mapping = deepcopy(dict(content))
     for override in overrides:
         _assign(mapping, override)
+    _rename(mapping)
     _spread_published(mapping)
     return from_mapping(Recipe, mapping)
 
@@ -53,8 +55,14 @@ def dump(recipe: Recipe) -> str:
     return document.render(to_mapping(recipe))
 
 
+def _rename(mapping: dict[str, Any]) -> None:
+    for section, names in RENAMED.items():
+        if isinstance(found := mapping.get(section), dict):
+            mapping[section] = {names.get(key, key): value for key, value in found.items()}
+
+
 def _spread_published(mapping: dict[str, Any]) -> None:
-    """Lets `published: true` of the whole recipe stand for that of every section that has one and does not say otherwise."""
+    """Let `published: true` of the whole recipe be that of every section that has one and does not say otherwise."""
     published = mapping.pop("published", False)
     if not isinstance(published, bool):
         raise RecipeError(f"published is {published!r}; allowed: true, false")
