@@ -2,7 +2,7 @@
 
 The network is one that was trained without re-estimation, so that it holds the running averages of training. They are compared, layer by
 layer, with an estimate over an epoch of training images, which takes their place; this is compared with another estimate over an epoch that
-is augmented anew, which says how exact such an estimate is. Accuracy is taken before and after.
+is augmented again, which says how exact such an estimate is. Accuracy is taken before and after.
 """
 
 import json

@@ -5,7 +5,7 @@
 Prepared by `QuantConfig.for_vit("W4A4")` and calibrated on random images, drop path off. Compares the loss, and of each parameter the
 gradient: the largest difference relative to its largest entry. In float64 compiled and eager are the same function. In float32 a sum
 in another order may put an activation on the other side of a rounding boundary, and everything behind it moves; how far that is
-ordinary stands beside it: eager float32 against eager float64. Writes benchmarks/results/compile_vit.json.
+ordinary stands next to it: eager float32 against eager float64. Writes benchmarks/results/compile_vit.json.
 """
 
 import argparse

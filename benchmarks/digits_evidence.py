@@ -61,7 +61,7 @@ class Variant(NamedTuple):
 
 
 def variants(seeds: list[int]) -> Iterator[Variant]:
-    """Give all quantized runs, and float ones beside `moving`, in the order in which they are trained."""
+    """Give all quantized runs, and float ones next to `moving`, in the order in which they are trained."""
     for seed in seeds:
         for network in NETWORKS:
             for bits in ("float", "w4a4", "w3a3"):

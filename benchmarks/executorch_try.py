@@ -32,7 +32,7 @@ def write(folder: Path) -> None:
 
 
 def folded(exported: ExportedProgram) -> ExportedProgram:
-    """Computes what hangs on no input, and gives the program of the rest."""
+    """Computes what depends on no input, and gives the program of the rest."""
     network = exported.module()
     assert isinstance(network, fx.GraphModule)
     now: dict[fx.Node, Tensor] = {}

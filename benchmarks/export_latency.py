@@ -3,7 +3,7 @@
     python -m benchmarks.export_latency [--only NAME,...] [--rounds N] [--calls N]
 
 Per network: the float network with its norms folded, written by the same exporter, and W4A4 under `integer` (transformers: plain
-attention, one scale a tensor) as int8, int4 and packed containers; batch 1 and 8; 1 and 2 threads. A round calls each file once in turn;
+attention, one scale per tensor) as int8, int4 and packed containers; batch 1 and 8; 1 and 2 threads. A round calls each file once in turn;
 reported are medians over rounds, and the median and range of each round's ratio to float32. Writes
 benchmarks/results/export_latency.json.
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.export_race LABEL BEFORE.onnx AFTER.onnx
 
 Both are called in turn on the same input, on one thread; what counts is the processor's time of this process, so that others on the machine
-disturb little. Adds medians, the median and quartiles of the rounds' ratios, and whether the outputs are equal to the bit, to
+disturb little. Adds medians, the median and quartiles of the rounds' ratios, and whether the outputs are bit-equal, to
 benchmarks/results/export_race.json, by label.
 """
 

@@ -3,8 +3,8 @@
     python benchmarks/qkr_exactness.py
 
 Each model has random biases (standard deviation 0.3), query and key included. "sharp" also multiplies the weights of queries and keys
-by 20, so that attention is far from uniform. In float32 the difference stands beside what float32 costs anyway, the original model's own
-distance to float64, and beside what the published code loses, which drops the biases of queries and keys. Writes
+by 20, so that attention is far from uniform. In float32 the difference stands next to what float32 costs anyway, the original model's own
+distance to float64, and next to what the published code loses, which drops the biases of queries and keys. Writes
 benchmarks/results/qkr_exactness.json.
 """
 

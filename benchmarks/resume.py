@@ -4,7 +4,7 @@
     python benchmarks/resume.py runs/resume --method annealing
 
 `annealing` is a vision transformer with a teacher, in two stages; it is also killed where they meet. The killed run's last checkpoint must
-equal, bit by bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker, batch-norm statistics. Writes
+equal, bit for bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker, batch-norm statistics. Writes
 benchmarks/results/resume.json, where a run of one method replaces the proof of that method alone.
 """
 

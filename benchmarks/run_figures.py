@@ -106,7 +106,7 @@ def write_runs(path: Path, workspace: Path, command: str, trained_at: str | None
         workspace: Holds the run folders.
         command: What trains them.
         trained_at: Commit that trained them, where it is not this checkout's.
-        more: Facts beside them.
+        more: Facts next to them.
 
     Raises:
         FileNotFoundError: If no run is finished.

@@ -4,7 +4,7 @@
     python benchmarks/start_here.py --install       # first a new environment and `pip install ".[all]"`, as the page says
 
 Writes benchmarks/results/start_here.json: by section wall seconds, seconds of the processor, and what was printed last. What stands in the
-JSON from an earlier run and was not measured again (the installation) stays. The page's table is written anew from it.
+JSON from an earlier run and was not measured again (the installation) stays. The page's table is written again from it.
 """
 
 import argparse

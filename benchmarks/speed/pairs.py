@@ -1,4 +1,4 @@
-"""Timing in pairs: each contender beside its reference, round by round, so that a machine that slows down slows both."""
+"""Timing in pairs: each contender next to its reference, round by round, so that a machine that slows down slows both."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ WARM_UP_ROUNDS = 2
 
 @dataclass
 class Pairs:
-    """Times of a contender and, beside each, of its reference, in milliseconds."""
+    """Times of a contender and, next to each, of its reference, in milliseconds."""
 
     own: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
@@ -26,7 +26,7 @@ def race(contenders: Mapping[str, tuple[Run, Run]], *, rounds: int, device: str 
     """Times all contenders in turn, round by round.
 
     Args:
-        contenders: By name, what to time and what to time beside it.
+        contenders: By name, what to time and what to time next to it.
         rounds: How many rounds count.
         device: Where they run.
 

@@ -84,7 +84,7 @@ def write(record: dict[str, Any], path: Path) -> None:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Gives the record as Markdown: each figure with its range, beside its target."""
+    """Gives the record as Markdown: each figure with its range, next to its target."""
     of = record["hardware"]
     lines = [
         f"{of['processor']}, {of['cores']} cores, {of['threads']} threads; {of['gpu'] or 'no GPU'}; "

@@ -59,7 +59,7 @@ def export(
     Args:
         path: A run folder, of which the last checkpoint counts, or a checkpoint.
         format: "onnx", "packed" (safetensors), or "program" (of torch.export).
-        target: The file; None means RUN/RUN.onnx and the like, or beside the checkpoint under its name.
+        target: The file; None means RUN/RUN.onnx and the like, or next to the checkpoint under its name.
         overrides: Assignments `key.path=value` to the recipe that the checkpoint holds.
         container: How an ONNX file stores weights: "auto", "int8", "int4" or "packed".
         runtime: Oldest version of ONNX Runtime that is to run an ONNX file; None means the installed one.

@@ -35,7 +35,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
     Args:
         recipe: What to train.
         folder: The run folder; made if it is missing.
-        resume: Continue the run in it. A run that was stopped before its first checkpoint begins anew.
+        resume: Continue the run in it. A run that was stopped before its first checkpoint begins again.
         announce: Is told, on the first process, what is quantized.
 
     Returns:

@@ -32,7 +32,7 @@ TINY = Settings(
 
 
 class Uncompiled:
-    """What torch.compile gives, but for the compiler: it has a length where the model has one, and these have none."""
+    """What torch.compile gives, except the compiler: it has a length where the model has one, and these have none."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model

@@ -12,7 +12,7 @@ from tests.data.plain import Pins, PlainGrid, PlainTracker
 
 _MARGIN = 2e-5  # no activation is nearer to a rounding boundary, in grid steps: so float32 sums in any order give the same codes
 _MOMENTUM = 0.05
-_UNREACHED = 1.0  # a threshold above every frequency: averages are tracked, nothing freezes anew
+_UNREACHED = 1.0  # a threshold above every frequency: averages are tracked, nothing freezes again
 _CONVS = (
     {"type": "conv", "stride": 1, "padding": 1, "groups": 1, "act": "ReLU6", "eps": 1e-5},
     {"type": "conv", "stride": 2, "padding": 1, "groups": 4, "act": "ReLU", "eps": 1e-5},

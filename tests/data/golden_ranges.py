@@ -47,7 +47,7 @@ _RANGE = (
     Range("current_minmax_pc_sym_silent_channels", "current_minmax", 4, "silent", per_channel=True),
 )
 
-# Where a golden section ends hangs on the last digit of float32 sums: sums of two terms, twice, are the same on every processor.
+# Where a golden section ends depends on the last digit of float32 sums: sums of two terms, twice, are the same on every processor.
 _SHAPES = {None: (5, 3, 4, 3), "grid": (5, 3, 4, 3), "golden_section": (2, 2)}
 
 

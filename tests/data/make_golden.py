@@ -1,4 +1,4 @@
-"""Writes our own golden files (see README.md beside this file): `python -m tests.data.make_golden`."""
+"""Writes our own golden files (see README.md next to this file): `python -m tests.data.make_golden`."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Models that the doctor finds ill, each beside the healthy one that it was made from."""
+"""Models that the doctor finds ill, each next to the healthy one that it was made from."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Records of runs that went wrong, each beside the healthy one that it was made from."""
+"""Records of runs that went wrong, each next to the healthy one that it was made from."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

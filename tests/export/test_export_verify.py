@@ -13,7 +13,7 @@ from tests.export.networks import MODELS, image
 
 # The first layer, of 8-bit codes and weights: some sums are one step off, which are some codes in a thousand of images so small.
 COARSE = Bounds(equal=0.999)
-# The first takes the image, which is float or has scales a channel, or its output is summed in floats too; weights of 8 bits with zero
+# The first takes the image, which is float or has scales per channel, or its output is summed in floats too; weights of 8 bits with zero
 # points a channel have no integer kernel.
 FLOAT = {"mobilenet-lsq_paper": {"conv_stem"}, "mobilenet-integer": {"conv_stem"}, "resnet-asymmetric": {"conv1", "fc"}}
 CASES = {

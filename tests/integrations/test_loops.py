@@ -1,4 +1,4 @@
-"""A plain loop, timm's and Accelerate's: methods attach to the optimizer, and their state is saved beside its own."""
+"""A plain loop, timm's and Accelerate's: methods attach to the optimizer, and their state is saved next to its own."""
 
 from collections.abc import Callable
 from pathlib import Path

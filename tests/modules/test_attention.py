@@ -36,7 +36,7 @@ MASKS: dict[str, Callable[[], dict[str, object]]] = {
 @pytest.mark.parametrize("mask", MASKS)
 def test_attention_computes_what_it_did(form: str, fused: bool, mask: str) -> None:
     layer, settings = attention(), MASKS[mask]()
-    layer.fused_attn = fused and len(settings) < 2  # fused attention refuses a mask beside causality
+    layer.fused_attn = fused and len(settings) < 2  # fused attention refuses a mask next to causality
     assert_same(layer, with_products(layer, FORMS[form]()), tokens(), **settings)
 
 

@@ -39,7 +39,7 @@ def place(model: nn.Module, *weights: float) -> None:
 
 
 def network() -> nn.Sequential:
-    """A convolution at 3 bits, one scale a channel, and a linear layer at 8 bits; its scales are learned."""
+    """A convolution at 3 bits, one scale per channel, and a linear layer at 8 bits; its scales are learned."""
     generator = torch.Generator().manual_seed(1)
     convolution = adopt(
         QuantConv2d, nn.Conv2d(2, 4, 3, bias=False), weight_quantizer=calibrated(3, 0.1, (4, 1, 1, 1)), input_quantizer=None

@@ -13,7 +13,7 @@ from tests.oscillation.small_models import network, sgd, train
 
 
 def statsq_network(bits: int = 2) -> nn.Sequential:
-    """Two linear layers, one scale a row, whose weights are spread over their grids."""
+    """Two linear layers, one scale per row, whose weights are spread over their grids."""
     generator = torch.Generator().manual_seed(1)
     layers = [nn.Linear(12, 8), nn.Linear(8, 3)]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""A method goes over all weights in few calls, and computes each latent once a step."""
+"""A method goes over all weights in few calls, and computes each latent once per step."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The toy of arXiv 2203.11086, section 2.2: one weight, a target between two grid points.
 
-Under the plain straight-through estimator the weight flips for ever; under dampening and under freezing it holds still.
+Under the plain straight-through estimator the weight flips forever; under dampening and under freezing it holds still.
 """
 
 import torch

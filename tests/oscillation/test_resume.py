@@ -1,4 +1,4 @@
-"""10 + 10 steps are 20 steps, bit by bit: weights, scales, pins, optimizer and method."""
+"""10 + 10 steps are 20 steps, bit for bit: weights, scales, pins, optimizer and method."""
 
 import io
 from collections.abc import Callable

@@ -176,7 +176,7 @@ def test_scales_along_neighbouring_axes(scale_shape: tuple[int, ...], reduced: t
         "mean_magnitude": 2 * x.abs().mean(reduced, keepdim=True) / 7**0.5,
         "mse": None,
     }[estimator]
-    if expected is None:  # each slice for itself, but for the span of the search, which the whole tensor has
+    if expected is None:  # each slice for itself, except the span of the search, which the whole tensor has
         expected = (
             quantizer.range_config.build(symmetric=True, bits=4, channel_axis=0)
             .update(x.permute(*(axis for axis in range(4) if axis not in reduced), *reduced).reshape(quantizer.scale.numel(), -1))[1]

@@ -27,7 +27,7 @@ def quantizer(model: nn.Module, name: str) -> Quantizer:
     return found
 
 
-# Of `vit`: 17 tokens, 16 channels, 2 heads. By name: scales one a token, scales one a tensor.
+# Of `vit`: 17 tokens, 16 channels, 2 heads. By name: scales one per token, scales one per tensor.
 SCALES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "patch_embed.proj.input_quantizer": ((1, 3, 1, 1), (1,)),
     PRODUCTS + "input_quantizer": ((1, 17, 1), (1,)),

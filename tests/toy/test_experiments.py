@@ -1,4 +1,4 @@
-"""Measured figures stand beside the calculated ones."""
+"""Measured figures stand next to the calculated ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Pictures hold what they should, and the animation moves and begins anew."""
+"""Pictures hold what they should, and the animation moves and begins again."""
 
 from io import BytesIO
 

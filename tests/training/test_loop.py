@@ -325,4 +325,4 @@ def test_compiled_training_takes_the_same_steps(tmp_path: Path, runs: ModuleType
         config = runs.training_config(compile=compiled, precision="fp64")
         runs.run(tmp_path / str(compiled), method="lsq", data=runs.data_config(**TEN), training=config)
         losses.append([event["loss"] for event in events(tmp_path / str(compiled)) if event["event"] == "step"])
-    assert losses[1] == pytest.approx(losses[0], rel=1e-9)  # the compiler orders sums anew
+    assert losses[1] == pytest.approx(losses[0], rel=1e-9)  # the compiler orders sums differently

@@ -92,7 +92,7 @@ def froze_early(subject: RunSubject) -> Iterator[Found]:
 
 
 def dampening_does_nothing(subject: RunSubject) -> Iterator[Found]:
-    """Dampening whose weight is 0, or whose term is lost beside the loss, while weights oscillate."""
+    """Dampening whose weight is 0, or whose term is lost next to the loss, while weights oscillate."""
     if subject.setting("dampening") is None:
         return
     weight, term = subject.series("dampening_weight").values[-1], subject.series("dampening_loss").values[-1]

@@ -1,7 +1,7 @@
 """From a trained model to a program: PyTorch's operations on tensors, quantizers resolved to codes and grids.
 
 Everything that leaves PyTorch starts here. A copy of the model is traced by `torch.export`; each weight quantizer becomes a constant
-of integer codes with its scale, each activation quantizer one operation with its limits. What does not hang on the input (query-key
+of integer codes with its scale, each activation quantizer one operation with its limits. What does not depend on the input (query-key
 products, masks, position biases) is computed once. The model itself is not touched.
 """
 

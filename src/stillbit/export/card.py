@@ -33,7 +33,7 @@ def check_card(path: Path) -> None:
 
 
 def write_card(path: Path, packed: PackedModel) -> None:
-    """Write NAME.md beside NAME.safetensors; the section on licence and sources of a card that is there stays.
+    """Write NAME.md next to NAME.safetensors; the section on licence and sources of a card that is there stays.
 
     Args:
         path: The packed file.

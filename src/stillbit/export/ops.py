@@ -1,4 +1,4 @@
-"""The two operations that a trained network has beside PyTorch's own: an activation onto its grid, and codes back to values.
+"""The two operations that a trained network has next to PyTorch's own: an activation onto its grid, and codes back to values.
 
 Importing this registers `torch.ops.stillbit.fake_quantize` and `torch.ops.stillbit.dequantize`. They compute what the quantizers of a
 prepared model compute, bit for bit, and hold no state and no gradient.

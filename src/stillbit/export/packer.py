@@ -1,4 +1,4 @@
-"""Packed files written: codes at their true width, everything else as it is, and a model card beside them."""
+"""Packed files written: codes at their true width, everything else as it is, and a model card next to them."""
 
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -31,7 +31,7 @@ def export_packed(
     classes: Sequence[str] | None = None,
     accuracy: Mapping[str, float] | None = None,
 ) -> PackedModel:
-    """Write a trained network as one safetensors file whose size is that of its bits, and a model card, NAME.md, beside it.
+    """Write a trained network as one safetensors file whose size is that of its bits, and a model card, NAME.md, next to it.
 
     The file is read again and run on the example before it takes its name.
 

@@ -18,7 +18,7 @@ _SMALL = 4096  # bytes; what is computed now may be larger than what it is compu
 def simplify(exported: ExportedProgram, input_shape: tuple[int, ...]) -> Program:
     """Make a program of a trace.
 
-    Left out are: what the output does not need; dropout, conversions and slices that change nothing. What does not hang on the input
+    Left out are: what the output does not need; dropout, conversions and slices that change nothing. What does not depend on the input
     is computed now and becomes a tensor of its own, unless that would store more bytes (position biases of windows). An operation
     in place becomes the one that gives a new tensor.
 
@@ -122,7 +122,7 @@ class _Simplifier:
 
 
 def _needed(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that the output hangs on; an operation in place counts for what reads its argument later."""
+    """Return the nodes that the output depends on; an operation in place counts for what reads its argument later."""
     changed_by: dict[fx.Node, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_function" and _functional(node.target) is not node.target:
@@ -163,7 +163,7 @@ def _does_nothing(name: str, node: fx.Node, arguments: Any) -> bool:
     if not node.args or not isinstance(node.args[0], fx.Node):
         return False
     before, after = node.args[0].meta["val"], node.meta["val"]
-    if operation in ("alias", "detach", "lift_fresh_copy", "to"):  # not contiguous and clone: views behind them hang on the memory order
+    if operation in ("alias", "detach", "lift_fresh_copy", "to"):  # not contiguous and clone: views behind them depend on the memory order
         return bool(before.dtype == after.dtype)
     if operation in ("slice", "expand", "view", "reshape", "flatten"):
         return tuple(map(str, before.shape)) == tuple(map(str, after.shape)) and (operation != "slice" or len(arguments) < 5)

@@ -87,7 +87,7 @@ def _centred(codes: Array, zero_point: Array | None, axis: int) -> Array:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Return what does not hang on the input: by name of the tensor, the initializer or the node that it comes from."""
+    """Return what does not depend on the input: by name of the tensor, the initializer or the node that it comes from."""
     constants: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if all(name in constants for name in node.input if name):
@@ -125,7 +125,7 @@ def _end_at(graph: Any, node: Any, name: str) -> _End | None:
 
 
 def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str, runtime: str) -> dict[str, Array]:
-    """Compute constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes beside what reads it."""
+    """Compute constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes next to what reads it."""
     import onnx
     from onnx import TensorProto, helper
 

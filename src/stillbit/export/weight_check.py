@@ -56,7 +56,7 @@ def _check(name: str, stored: Array, own: Array, shift: float) -> WeightCheck:
 
 
 def _different(stored: Array, own: Array) -> int:
-    """Count what is not the own codes times one factor a row: the most frequent, so that one broken code is one."""
+    """Count what is not the own codes times one factor per row: the most frequent, so that one broken code is one."""
     ratios = np.where(own != 0, stored / np.where(own == 0, 1, own), 0)
     factors = np.array([_most_frequent(row[row > 0]) for row in ratios])
     return int((stored != factors[:, None] * own).sum())

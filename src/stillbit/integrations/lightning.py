@@ -20,12 +20,12 @@ MOMENTS = ("validation", "end")
 class StillbitCallback(Callback):  # type: ignore[misc]  # mypy does not follow the library
     """Attaches methods when training starts, logs their figures, and keeps their state in the trainer's checkpoints.
 
-    A resumed run (`trainer.fit(module, ckpt_path=...)`) goes on bit by bit, as far as the data comes in the same order.
+    A resumed run (`trainer.fit(module, ckpt_path=...)`) goes on bit for bit, as far as the data comes in the same order.
 
     Args:
         methods: Methods, or what makes one of the module and the number of optimizer steps of the whole run (`Freezing`).
         steps: That number; None: the trainer's estimate. With manual optimization it has to be given if the module's `training_step`
-            does not step once a batch.
+            does not step once per batch.
         batchnorm: Batches of training data to re-estimate batch norm with; None: no re-estimation. The module's `forward` takes the
             first element of a batch.
         batchnorm_at: "validation": before each validation but the sanity check; "end": after training.

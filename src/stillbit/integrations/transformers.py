@@ -25,7 +25,7 @@ FILE_NAME = "stillbit.pt"
 class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not follow the library
     """Attaches methods when training begins, logs their figures, and saves their state into the trainer's checkpoints.
 
-    A resumed run (`trainer.train(resume_from_checkpoint=...)`) goes on bit by bit. The figures reach `log_history` and the callbacks
+    A resumed run (`trainer.train(resume_from_checkpoint=...)`) goes on bit for bit. The figures reach `log_history` and the callbacks
     that come after this one in the trainer's list.
 
     Args:
@@ -96,7 +96,7 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
         state.log_history[-1].update(figures)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Write the methods' states beside the trainer's own, whole or not at all."""
+        """Write the methods' states next to the trainer's own, whole or not at all."""
         del control, others
         if args.save_only_model or not state.is_world_process_zero:
             return

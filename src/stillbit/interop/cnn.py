@@ -86,7 +86,7 @@ def _ours(key: str, layers: Mapping[str, FusedLayer]) -> str:
 def _place_quantizer(
     placing: Placing, state: Mapping[str, Tensor], key: str, managed: re.Match[str], layers: Mapping[str, FusedLayer]
 ) -> None:
-    """Find the place of a tensor of a quantizer, or of the range search beside it; both stand under their manager."""
+    """Find the place of a tensor of a quantizer, or of the range search next to it; both stand under their manager."""
     owner, manager, rest = managed.groups()
     quantizer = f"{owner}{manager}.quantizer"
     layer = layers.get(owner.rstrip("."))

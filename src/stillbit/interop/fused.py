@@ -63,7 +63,7 @@ def _scan(module: nn.Module, ours: str, published: str) -> Iterator[FusedLayer]:
 
 
 def _spliced(children: list[_Child]) -> list[_Child]:
-    """Put the members of inner Sequentials beside bare layers: torchvision groups what the published blocks list flatly."""
+    """Put the members of inner Sequentials next to bare layers: torchvision groups what the published blocks list flatly."""
     if not any(_is_layer(child) for _, child in children):
         return children
     flat: list[_Child] = []

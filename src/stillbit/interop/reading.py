@@ -20,7 +20,7 @@ _PARALLEL = "module."  # what torch's data parallelism puts before every name
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A state dict, and what stood beside it.
+    """A state dict, and what stood next to it.
 
     Attributes:
         origin: What to call it in messages.
@@ -49,7 +49,7 @@ def read_published(source: Path | str | Mapping[str, object]) -> PublishedCheckp
         source: A file that torch saved, or what it holds: a state dict, bare or wrapped.
 
     Returns:
-        The state dict, and what stood beside it.
+        The state dict, and what stood next to it.
 
     Raises:
         CheckpointError: If there is no such file, it is cut, holds anything but data, or no state dict, or several.

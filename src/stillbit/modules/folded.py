@@ -35,7 +35,7 @@ class Foldable(NamedTuple):
     Attributes:
         kind: Its folded form.
         clip: Its limits.
-        saves_input: Whether autograd saves its input beside its output, which the layer behind it saves: so it does for ReLU6, for
+        saves_input: Whether autograd saves its input next to its output, which the layer behind it saves: so it does for ReLU6, for
             it has no use for ReLU's.
     """
 

@@ -20,7 +20,7 @@ class Shifted(nn.Module):
 
     Args:
         quantizer: The activation quantizer.
-        before: Shape of the bias in front of it, which broadcasts against the input, e.g. (192,), one a channel; None: no bias.
+        before: Shape of the bias in front of it, which broadcasts against the input, e.g. (192,), one per channel; None: no bias.
         after: Shape of the bias behind it; None: no bias.
 
     Attributes:

@@ -118,7 +118,7 @@ def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signe
     """Fits a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
 
     Args:
-        x_min: Smallest latent, one element or one a channel.
+        x_min: Smallest latent, one element or one per channel.
         x_max: Largest latent, same shape.
         bits: Width of the codes.
         symmetric: Whether zero has code 0.

@@ -102,7 +102,7 @@ def layout(x: Tensor, scale: Tensor, shifts: Sequence[Tensor] = ()) -> Layout:
     if not kept:
         return Layout(order, (-1,), (1,), (0,))
     if order is not None and not _neighbours([order.index(axis) for axis in kept]):
-        order = None  # such as one scale a sample and channel, in channels-last memory: the view is a copy
+        order = None  # such as one scale per sample and channel, in channels-last memory: the view is a copy
     axes = range(x.dim()) if order is None else order
     places = sorted(axes.index(axis) for axis in kept)
     if not _neighbours(places):

@@ -44,7 +44,7 @@ class MSESearch(RangeEstimator):
 
     Args:
         symmetric: Whether the quantizer's zero point is fixed at 0.
-        bits: Width of the codes; the attribute `bits` may be changed later, but for the number of skews.
+        bits: Width of the codes; the attribute `bits` may be changed later, except the number of skews.
         candidates: Number of widths; the narrowest range that is tried has 1 / candidates of the widest.
         margin: How far the search goes beyond the values of the first batch.
         margin_mode: "absolute": by `margin`, as published. "relative": by `margin` times the largest absolute value, which tries as

@@ -31,7 +31,7 @@ class Limits(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What `fake_quantize` was told, beside tensors."""
+    """What `fake_quantize` was told, next to tensors."""
 
     rounding: Rounding
     ste_range: str

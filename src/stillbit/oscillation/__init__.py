@@ -1,4 +1,4 @@
-"""Methods against oscillating weights: each watches or treats, once an optimizer step."""
+"""Methods against oscillating weights: each watches or treats, once per optimizer step."""
 
 from stillbit.oscillation.annealing import Annealing as Annealing
 from stillbit.oscillation.dampening import Dampening as Dampening

@@ -3,7 +3,7 @@
     free      latent at most `boundary_range` grid steps from a boundary     gets its gradient and its update
     frozen    all others, clipped ones included                              gradient 0; after the step exactly what it was before
 
-Which are free is decided anew at every step: free weights move, with them the scale (StatsQ), and with it the boundaries.
+Which are free is decided again at every step: free weights move, with them the scale (StatsQ), and with it the boundaries.
 
 Source: confidence-guided annealing of "Oscillation-free Quantization for Low-bit Vision Transformers" (ICML 2023, arXiv 2302.02210).
 Deviates from its reference code in: boundaries count whether or not a code beyond them occurs; products of query and key weights are

@@ -1,8 +1,8 @@
 """Iterative freezing: a weight that oscillates too often is held at the code where it spends most of its time.
 
 Source: "Overcoming Oscillations in Quantization-Aware Training" (ICML 2022, arXiv 2203.11086), section 4.3, algorithm 1.
-Deviates from its reference code in: a pinned weight stays at its code (there it may be pinned anew while its frequency is high, and
-may then toggle for ever); the average of the codes begins with tracking, not when freezing does (there the first cohort is pinned to
+Deviates from its reference code in: a pinned weight stays at its code (there it may be pinned again while its frequency is high, and
+may then toggle forever); the average of the codes begins with tracking, not when freezing does (there the first cohort is pinned to
 its momentary code); pinned latents are rewritten to their value, so that what ignores pins (an export, an average of weights) computes
 the same. `published=True` restores the reference in all three.
 """

@@ -110,7 +110,7 @@ class Pinning(NamedTuple):
 
     Attributes:
         hold: Whether pinned latents are set to the value of their code.
-        repin: Whether what is pinned may be pinned anew.
+        repin: Whether what is pinned may be pinned again.
     """
 
     hold: bool

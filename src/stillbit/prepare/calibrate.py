@@ -98,7 +98,7 @@ def _estimator(quantizer: Quantizer) -> RangeEstimator:
 
 
 def _along_one_axis(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """Joins the neighbouring axes that the scales vary along, e.g. a scale a token and head, into one; estimators know no more."""
+    """Joins the neighbouring axes that the scales vary along, e.g. a scale per token and head, into one; estimators know no more."""
     axes = _scale_axes(quantizer)
     return x.flatten(axes[0], axes[-1]) if len(axes) > 1 else x
 

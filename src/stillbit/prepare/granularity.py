@@ -44,7 +44,7 @@ def input_scale_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantCon
 
 
 def _shift_shape(layer: nn.Module, shape: tuple[int, ...], config: QuantConfig) -> tuple[int, ...]:
-    """Return one bias a channel; to the image, under scales that are bound to its size anyway, one a pixel, as published."""
+    """Return one bias per channel; to the image, under scales that are bound to its size anyway, one per pixel, as published."""
     if not _is_convolution(layer):
         return shape[-1:]
     return shape[2:] if config.activation_scales == "token" else (shape[1], *(1,) * (len(shape) - 2))

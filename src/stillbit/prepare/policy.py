@@ -118,7 +118,7 @@ class QuantConfig:
         policy: Which tensors are quantized; see `POLICIES`.
         quantizer: "lsq" (learned scale), "fixed" (the scale that calibration found), or "statsq" (weights below 8 bits: the scale
             follows from the weights at every step; everything else as "lsq").
-        per_channel: One weight scale an output channel rather than one a tensor.
+        per_channel: One weight scale per output channel rather than one per tensor.
         weight_symmetric: Weight code of zero is 0; otherwise a zero point is learned.
         activation_symmetric: Likewise for activations.
         rounding: Gradient of the rounding: "ste", "ewgs", "stacked_sigmoid" or "stochastic".

@@ -28,7 +28,7 @@ class Quantizer(nn.Module, ABC):
 
     Args:
         bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
-        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1, 1, 1) for one per output channel of a conv weight.
         rounding: How the gradient passes the rounding.
         ste_range: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
             has it: half a step wider than LSQ), "position" (those whose position does, as LSQ has it) or "open" (all).

@@ -26,7 +26,7 @@ class LSQ(Quantizer):
 
     Args:
         bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
-        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1, 1, 1) for one per output channel of a conv weight.
         symmetric: Whether zero has code 0. Otherwise a zero point is learned, and rounded.
         rounding: How the gradient passes the rounding.
         ste_range: "rounded" (as published for CNNs), "position" (as in the LSQ paper).
@@ -103,7 +103,7 @@ class LSQ(Quantizer):
         if self.log_scale:
             return scale.exp()
         if self.published and self.ste_range == "rounded":
-            return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor hangs on the version of torch
+            return torch.where(scale < SCALE_FLOOR, SCALE_FLOOR, scale)  # clamp's gradient at the floor depends on the version of torch
         # The floored value, with the gradient straight through (the difference is exactly 0), so that a scale below can rise again.
         floor = _PUBLISHED_POSITION_FLOOR if self.published else SCALE_FLOOR
         return scale.detach().clamp(min=floor) + (scale - scale.detach())

@@ -17,7 +17,7 @@ class FixedRange(Quantizer):
 
     Args:
         bits: Width of the codes, 2 to 8; 1 for unsigned grids only.
-        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1, 1, 1) for one an output channel of a conv weight.
+        scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1, 1, 1) for one per output channel of a conv weight.
         symmetric: Whether zero has code 0.
         rounding: How the gradient passes the rounding.
 

@@ -29,7 +29,7 @@ class StatsQ(Quantizer):
 
     Args:
         bits: Width of the codes, 2 to 8.
-        scale_shape: Shape of the scale: (1,) for one a tensor, e.g. (64, 1) for one an output row of a linear weight. The statistic
+        scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1) for one per output row of a linear weight. The statistic
             is taken over the axes where it is 1.
         rounding: How the gradient passes the rounding.
 

@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a run, composed of the configurations that live beside what they configure."""
+"""The recipe: everything that decides a run, composed of the configurations that live next to what they configure."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ class Recipe:
         quantization: Bits, policy, quantizers and range estimators; None trains in full precision.
         calibration: How ranges are found.
         start: A checkpoint of this network, quantized alike, whose weights and scales a new run begins with, in place of float weights
-            and calibration: an imported one, or one of another run. Optimizer and methods begin anew.
+            and calibration: an imported one, or one of another run. Optimizer and methods begin again.
         tracking: Which weights are watched for oscillation; None watches as by default. Freezing watches by itself.
         freezing: Iterative freezing; None does without.
         dampening: Oscillation dampening; None does without.

@@ -73,7 +73,7 @@ class Trajectory:
         index: Of the weight in its flattened latent.
         frequency: Its oscillation frequency when it was chosen.
         first_step: Of the first position.
-        positions: Latent in grid units, counted as in histograms, one a step; NaN where it was not finite.
+        positions: Latent in grid units, counted as in histograms, one per step; NaN where it was not finite.
     """
 
     index: int

@@ -64,7 +64,7 @@ def _title(histories: Sequence[RunHistory]) -> str:
 
 
 def _data(histories: Sequence[RunHistory], names: Sequence[str]) -> list[Markup]:
-    """Return one tag that the page reads at once, and one a run that it reads when the run is chosen."""
+    """Return one tag that the page reads at once, and one per run that it reads when the run is chosen."""
     groups = group_runs(histories)
     place_of = {member: place for place, group in enumerate(groups) for member in group.members}
     runs = [_run(history, names[place], place_of[place]) for place, history in enumerate(histories)]

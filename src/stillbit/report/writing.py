@@ -16,7 +16,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
     Args:
         folders: Run folders.
-        output: The file; `report.html` in the run's folder if not given, or beside the first of several runs.
+        output: The file; `report.html` in the run's folder if not given, or next to the first of several runs.
 
     Returns:
         The file.

@@ -17,7 +17,7 @@ from stillbit.toy.regression import Trajectory
 
 ANIMATED = ("straight-through", "EWGS", "stochastic rounding", "dampening", "freezing", "annealing")
 STEPS = 130
-_FRAME, _PAUSE = 100, 3000  # milliseconds: each step, and the last before it begins anew
+_FRAME, _PAUSE = 100, 3000  # milliseconds: each step, and the last before it begins again
 _COLOURS = 128
 
 
@@ -63,7 +63,7 @@ def animate(methods: Mapping[str, Trajectory]) -> bytes:
         methods: One weight each, by name.
 
     Returns:
-        A GIF of 800 pixels' width that begins anew for ever.
+        A GIF of 800 pixels' width that begins again forever.
     """
     frames = list(_frames(methods))
     palette = frames[-1].quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)

@@ -64,7 +64,7 @@ class Findings:
 
     Attributes:
         methods: One weight, by name of the method.
-        frequency_by_distance: By what was varied beside the distance.
+        frequency_by_distance: By what was varied next to the distance.
         frequency_by_rate: Over the learning rate, by distance.
         amplitude_by_rate: Height of the saw-tooth over the learning rate, by rounding estimator.
         frequency_by_dampening: Over the weight of the dampening term, by distance.

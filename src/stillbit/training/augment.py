@@ -23,7 +23,7 @@ class AugmentConfig:
         auto_augment: timm's policy string, for example `rand-m9-mstd0.5`; None switches it off.
         random_erasing: Probability that a rectangle is erased.
         erasing_mode: What it is filled with: `const`, the mean; or `pixel`, normal noise, as published for vision transformers.
-        repeats: How often each image of an epoch comes in it, each time augmented anew (repeated augmentation, arXiv 1902.05509);
+        repeats: How often each image of an epoch comes in it, each time augmented again (repeated augmentation, arXiv 1902.05509);
             the epoch keeps its number of images, so it has as many times fewer different ones.
         mixup: Alpha of the beta distribution; 0 switches mixup off.
         cutmix: Likewise for cutmix. With both on, each batch is mixed by one of them, chosen evenly.

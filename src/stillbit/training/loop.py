@@ -2,7 +2,7 @@
 
 As published (arXiv 2203.11086): each epoch ends with the re-estimation of batch-norm statistics and an evaluation; the
 re-estimated statistics replace the running averages, and training goes on from them. Deviates from the reference in: the
-checkpoint is written after the evaluation and holds everything, so that a resumed run is the same run, bit by bit; it
+checkpoint is written after the evaluation and holds everything, so that a resumed run is the same run, bit for bit; it
 can be written at any step; an epoch leaves out the images that fill no whole step.
 
 Oscillation methods attach to the optimizer, so here they only report.

@@ -23,7 +23,7 @@ class ScheduleConfig:
         warmup_epochs: Epochs at the beginning in which the rate rises from `warmup_start` to the initial value, in a straight line. The
             schedule itself is not moved: after them the rate is what it would be without (as in timm). A run with fewer stays below.
         warmup_start: Value at the first epoch's beginning.
-        per: `epoch` sets the rate once an epoch, as published: epoch e of E, counted from 0, has the value at e / E,
+        per: `epoch` sets the rate once per epoch, as published: epoch e of E, counted from 0, has the value at e / E,
             so the end value itself is never reached. `step` moves at every optimizer step and ends at the last.
 
     Raises:

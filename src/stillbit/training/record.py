@@ -14,7 +14,7 @@ What a report shows of quantizers (`quantizer_figures.py`, `probe.py`):
   `smallest_scale`, `largest_scale`, and `histograms`, counts of latents in `quantizer_figures.bins`; `activation_scale`, a list with a
   place for each of the facts' activations. null stands for what is not known or not finite.
 - `trajectories`, at the end of a window of steps, in the middle and at the end of the run: `first_step`, and `layers`, each with `name`
-  and `weights`, each with `index` (in the flattened latent), `frequency` (of oscillations, when chosen) and `positions`, one a step.
+  and `weights`, each with `index` (in the flattened latent), `frequency` (of oscillations, when chosen) and `positions`, one per step.
 - `batchnorm`, after the last step: `layers`, and KL divergences in nats of their statistics from other batches', `before` re-estimation
   and `after` it.
 """

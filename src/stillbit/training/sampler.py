@@ -37,7 +37,7 @@ def steps_per_epoch(num_samples: int, images_per_step: int) -> int:
 class StepSampler(Sampler[list[SampleKey]]):
     """Micro-batches of one rank in a shuffled stream; whole optimizer steps only.
 
-    Samples that fill no whole step are left out of that epoch; the next one shuffles anew.
+    Samples that fill no whole step are left out of that epoch; the next one shuffles again.
 
     Args:
         num_samples: Size of the data set.

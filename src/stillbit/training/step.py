@@ -118,7 +118,7 @@ class Stepper:
 def copy_to_host(values: Tensor) -> Callable[[], list[float]]:
     """Begin to copy numbers from their device, and return a function that waits for them.
 
-    On CUDA the copy runs beside what is launched after it; on any other device, reading waits for all that was launched.
+    On CUDA the copy runs next to what is launched after it; on any other device, reading waits for all that was launched.
     """
     copied = values.to("cpu", non_blocking=True) if values.is_cuda else values
     arrived = torch.cuda.current_stream(values.device).record_event() if values.is_cuda else None

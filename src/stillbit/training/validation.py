@@ -1,4 +1,4 @@
-"""The end of an epoch: batch-norm statistics are estimated anew (arXiv 2203.11086, section 4.1), then the network is evaluated."""
+"""The end of an epoch: batch-norm statistics are estimated again (arXiv 2203.11086, section 4.1), then the network is evaluated."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -37,7 +37,7 @@ class Validator:
         return {f"val_{name}": value for name, value in asdict(self._evaluate()).items()}
 
     def end_epoch(self, epoch: int, *, last: bool) -> tuple[dict[str, float], list[tuple[str, dict[str, Any]]]]:
-        """Estimate batch-norm statistics anew, and evaluate; at the end of the run, before the estimation too.
+        """Estimate batch-norm statistics again, and evaluate; at the end of the run, before the estimation too.
 
         Args:
             epoch: Epochs completed.

@@ -102,7 +102,7 @@ def test_a_float_weight_takes_a_norm() -> None:
 @pytest.mark.parametrize("shift", [(4, 1, 1), (1, 1, 1), (4, 6, 1), (1, 1, 9)], ids=str)
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no_bias"])
 def test_learned_shifts_of_the_input(shift: tuple[int, ...], padding: int, biased: bool) -> None:
-    """Part of the bias where they are one number a channel and no padding stands beside them."""
+    """Part of the bias where they are one number per channel and no padding stands next to them."""
     kernel, added = weight(8, 2, 3, 3), torch.linspace(-0.3, 0.4, 36)[: torch.Size(shift).numel()].reshape(shift)
 
     def network(x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ def test_eight_bits_with_zero_points_beside_scales_of_rows(kind: str) -> None:
 @pytest.mark.parametrize("biased", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("grid", ["tensor", "token"])
 def test_learned_shifts_of_the_input(grid: str, biased: bool, shift: tuple[int, ...]) -> None:
-    """Part of the bias where they are one number a channel; else the layer takes floats."""
+    """Part of the bias where they are one number per channel; else the layer takes floats."""
     matrix, added = weight(6, 8), torch.linspace(-0.3, 0.5, 40)[: torch.Size(shift).numel()].reshape(shift)
 
     def network(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Products of two activations, with a scale for all or one a row or column, and learned shifts on either side."""
+"""Products of two activations, with a scale for all or one per row or column, and learned shifts on either side."""
 
 from typing import Any
 

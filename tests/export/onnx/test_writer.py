@@ -30,7 +30,7 @@ MORE = {
 
 
 def assert_same(program: Program, *, optimized: bool) -> None:
-    """Compare each quantizer on the file's own input to it: one step at most, and few, where a value lies beside a boundary.
+    """Compare each quantizer on the file's own input to it: one step at most, and few, where a value lies next to a boundary.
 
     These networks are tiny: few narrow codes are summed, and a bias in units of such an accumulator is up to some hundredths of a step
     of an 8-bit output off.

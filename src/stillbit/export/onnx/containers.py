@@ -73,8 +73,8 @@ class Arrangement:
 
     Attributes:
         factor: 2 for a grid whose values lie between whole numbers, else 1.
-        term: Whole numbers, one an output or one for all.
-        refined: Whole numbers, one an output or one for all; `weights.py` says what for.
+        term: Whole numbers, one per output or one for all.
+        refined: Whole numbers, one per output or one for all; `weights.py` says what for.
     """
 
     factor: int

@@ -39,7 +39,7 @@ def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Arra
 
 
 def view(lowering: Lowering, node: fx.Node) -> Value:
-    """Lower view, reshape, flatten, squeeze and unsqueeze: a Reshape to sizes that are known but for the batch's."""
+    """Lower view, reshape, flatten, squeeze and unsqueeze: a Reshape to sizes that are known except the batch's."""
     shape: Shape = node.meta["shape"]
     sizes = np.array([-1 if size is None else size for size in shape], np.int64)
     assert (sizes == -1).sum() <= 1, "one size follows from the batch's"

@@ -67,7 +67,7 @@ def float_weight(
 def shift_into_bias(
     lowering: Lowering, source: Value, weight: Weight, bias: Array | None, groups: int, pads: tuple[int, ...], where: str
 ) -> tuple[Value, Array | None]:
-    """Make a learned shift of the input part of the bias, where it is one number a channel and no padding stands beside it."""
+    """Make a learned shift of the input part of the bias, where it is one number per channel and no padding stands next to it."""
     assert source.grid is not None
     shift = source.grid.shift
     assert shift is not None
@@ -119,7 +119,7 @@ def stored_with_bias(
 
 
 def _accumulation(lowering: Lowering, source: Value, bias: Array | None, tail: Tail, times: int = 1) -> Accumulation | None:
-    """Return what stands beside the products of an integer kernel, and the codes that it gives if it does."""
+    """Return what stands next to the products of an integer kernel, and the codes that it gives if it does."""
     if bias is None:
         return None
     assert source.grid is not None

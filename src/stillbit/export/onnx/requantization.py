@@ -3,7 +3,7 @@
 A kernel has whole numbers alone for a bias: it gives `round(multiplier * (times * factor * sum + bias))`, where
 `round(slope * sum + offset)` is meant. Sums are whole numbers, too, and networks of few bits have few of them: pictures with a plain
 ground meet one and the same sum at thousands of places, and a bias that is half a unit off moves all of these to the next code. But
-between two codes everything hangs on the two sums beside the turn. So of the biases near the wanted one, and of the multipliers within a
+between two codes everything depends on the two sums next to the turn. So of the biases near the wanted one, and of the multipliers within a
 thousandth of theirs (a twentieth, where that is not enough), those are taken that have each turn where it belongs.
 """
 
@@ -23,7 +23,7 @@ _LARGEST = 2**30  # of a bias: half of int32
 
 @dataclass(frozen=True)
 class Requantization:
-    """What sums of an output channel become; one element a channel.
+    """What sums of an output channel become; one element per channel.
 
     Attributes:
         slope: Steps of the output a unit of the sum, float64, not 0.

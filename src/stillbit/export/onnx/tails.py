@@ -19,8 +19,8 @@ class Tail:
     """What follows a layer.
 
     Attributes:
-        factor: What outputs are multiplied by, one an output, float64; None: 1.
-        bias: What is added then, one an output, float64; None: 0.
+        factor: What outputs are multiplied by, one per output, float64; None: 1.
+        bias: What is added then, one per output, float64; None: 0.
         folded: Operations that are part of the layer now; what they give is what the layer gives.
         quantizer: The quantizer that alone reads the output, behind movements of elements at most; None: none.
     """
@@ -89,7 +89,7 @@ def _fold_norm(program: Program, tail: Tail, norm: fx.Node) -> None:
 
 
 def _added(program: Program, add: fx.Node, node: fx.Node, viewed: list[fx.Node], axis: int, outputs: int) -> Array | None:
-    """Return a constant that an addition adds, if it is one number an output channel of the layer; else None."""
+    """Return a constant that an addition adds, if it is one number per output channel of the layer; else None."""
     if add.kwargs.get("alpha", 1) != 1:
         return None
     other = add.args[1] if add.args[0] is node else add.args[0]

@@ -53,7 +53,7 @@ class StoredWeight:
         name: An int8 tensor, in the shape of the codes.
         stored: The tensor that the file holds, of which it is decoded.
         scale: One an output, float32, never 0.
-        offset: Zero point of the tensor, one an output or one for all.
+        offset: Zero point of the tensor, one per output or one for all.
         arrangement: How the tensor follows from the codes.
         bias: One an output, int32, in units of the accumulator; None: none.
         exact: Whether a kernel that gives codes gives the exact ones; true of one that gives floats.
@@ -75,7 +75,7 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class Accumulation:
-    """What stands beside a weight in its accumulator.
+    """What stands next to a weight in its accumulator.
 
     Attributes:
         bias: One an output, float64.
@@ -113,7 +113,7 @@ def arrange(weight: Weight, beside: Accumulation | None = None) -> StoredWeight 
 
     Args:
         weight: Codes and grid.
-        beside: What the accumulator holds beside the products; None: nothing.
+        beside: What the accumulator holds next to the products; None: nothing.
 
     Returns:
         The weight, not stored yet: without names.
