@@ -26,7 +26,7 @@ _PARAMETERS = {  # ours by the published names
 
 
 def check_cga_mask(case: Case) -> dict[str, float]:
-    """Compares the mask by the published rule; the default one differs only where a boundary has no code beyond it."""
+    """Compare the mask by the published rule; the default one differs only where a boundary has no code beyond it."""
     config, w = case.config, case.tensors["w"]
     if config["boundary_range"] > 0.5:
         with pytest.raises(
@@ -47,7 +47,7 @@ def check_cga_mask(case: Case) -> dict[str, float]:
 
 
 def check_cga_qk_quantizer(case: Case) -> dict[str, float]:
-    """Compares with StatsQ without a gate, in both modes: the published gate of products is none (docs/spec/vit.md, 5.3)."""
+    """Compare with StatsQ without a gate, in both modes: the published gate of products is none (docs/spec/vit.md, 5.3)."""
     tensors, errors = case.tensors, {}
     quantizer = StatsQ(case.config["bits"], tuple(tensors["scale"].shape))
     for mode in ("train", "eval", "plain_statsq"):
@@ -61,7 +61,7 @@ def check_cga_qk_quantizer(case: Case) -> dict[str, float]:
 
 
 def check_cga_optimizer_step(case: Case) -> dict[str, float]:
-    """Replays plain steps, then annealed ones: gradients, mask, moments and weights of each."""
+    """Replay plain steps, then annealed ones: gradients, mask, moments and weights of each."""
     run = _Run(case)
     errors: dict[str, float] = {}
     for index in range(case.config["steps_plain"] + case.config["steps_cga"]):
@@ -94,7 +94,7 @@ class _Run:
         self.after_optimizer = self.layer.weight.detach().clone()
 
     def step(self, index: int) -> dict[str, Tensor]:
-        """Takes a step and gives what the case holds of it."""
+        """Take a step and return what the case holds of it."""
         config, weight, quantizer = self.case.config, self.layer.weight, self.layer.weight_quantizer
         annealed = index >= config["steps_plain"]
         for group in self.optimizer.param_groups:

@@ -15,7 +15,7 @@ _FLOAT32 = {"atol": 2e-6, "rtol": 1e-5}  # docs/spec/vit.md, 10
 
 
 def check_iterative_freezing(case: Case) -> dict[str, float]:
-    """Replays a weight's recorded walk: values, gradients and state at every step, the last ones in evaluation mode."""
+    """Replay a weight's recorded walk: values, gradients and state at every step, the last ones in evaluation mode."""
     layer = _layer(case)
     method, tracker = _method(case, nn.Sequential(layer))
     errors: dict[str, float] = {}

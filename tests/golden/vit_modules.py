@@ -26,7 +26,7 @@ _DEAD = ("move_qkx_aft.bias", "move_k_aft.bias")
 
 
 def check_module(case: Case) -> dict[str, float]:
-    """Compares calibrated scales and their output; then, with the golden state, output, gradients and intermediates."""
+    """Compare calibrated scales and their output; then, with the golden state, output, gradients and intermediates."""
     part, layer = _PARTS[case.config["op"]](case.config)
     model = _prepared(case, part, layer)
     x = case.tensors["x"].clone().requires_grad_()
@@ -44,7 +44,7 @@ def check_module(case: Case) -> dict[str, float]:
 
 
 def _check_calibration(case: Case, part: str, model: nn.Module, report: ImportReport) -> dict[str, float]:
-    """Calibrates with the biases at zero, as they are at first, and compares scales and output."""
+    """Calibrate with the biases at zero, as they are at first, and compare scales and output."""
     zero_shifts(model)
     calibrate(model, [case.tensors["x"]])
     errors = {"init": 0.0}
@@ -68,13 +68,13 @@ def _check_gradients(case: Case, part: str, model: nn.Module, report: ImportRepo
 
 
 def _key(part: str, name: str) -> str:
-    """Gives the published key of e.g. `sd.weight` in a network of which the module is a part."""
+    """Return the published key of e.g. `sd.weight` in a network of which the module is a part."""
     key = name.partition(".")[2]
     return key if key.startswith(f"{part}.") else f"{part}.{key}"
 
 
 def compare(report: ImportReport, key: str, ours: Callable[[str], Tensor], wanted: Tensor, name: str) -> float:
-    """Compares a tensor by a published key with ours, in the part and order that the import has found for it."""
+    """Compare a tensor by a published key with ours, in the part and order that the import has found for it."""
     targets = report.placed[key]
     pieces = wanted.chunk(len(targets)) if len(targets) > 1 else (wanted,)
     found = [target.part_of(ours(target.name)) for target in targets]
@@ -98,7 +98,7 @@ def stored(given: Tensor, wanted: Tensor, name: str) -> float:
 
 
 def model_tensor(model: nn.Module) -> Callable[[str], Tensor]:
-    """Gives a function from our names to tensors of the model."""
+    """Return a function from our names to tensors of the model."""
     return dict(model.state_dict()).__getitem__
 
 
@@ -143,7 +143,7 @@ _MIDDLE = {
 
 
 def _prepared(case: Case, part: str, layer: nn.Module) -> nn.Module:
-    """Prepares a module alone, at the case's widths, where it would be a first and last layer."""
+    """Prepare a module alone, at the case's widths, where it would be a first and last layer."""
     config = case.config
     model = nn.Sequential(OrderedDict([(part, layer)]))
     if isinstance(layer, ShiftedWindowAttention):  # calls no layer; one that changes nothing, in full precision, shall be called
@@ -167,7 +167,7 @@ def _nothing(width: int) -> nn.Module:
 
 
 def _latch_sign(part: nn.Module, x: Tensor) -> None:
-    """Sets by hand what the published image quantizer does in forward: a negative pixel makes it signed, without another scale."""
+    """Set by hand what the published image quantizer does in forward: a negative pixel makes it signed, without another scale."""
     if isinstance(part, nn.Conv2d) and bool((x + part.input_quantizer.before).min() < _NEGATIVE_BELOW):
         part.input_quantizer.quantizer.mark_calibrated(signed=True)
 

@@ -22,7 +22,7 @@ _SCALE_AXES = {  # of the published classes (docs/spec/vit.md, 2.2)
 
 
 def check_statsq(case: Case) -> dict[str, float]:
-    """Compares scale, values and gradient; where the published code gives NaN, a row of zeros, asks for finite numbers."""
+    """Compare scale, values and gradient; where the published code gives NaN, a row of zeros, ask for finite numbers."""
     x = case.tensors["x"].clone().requires_grad_()
     quantizer = StatsQ(case.config["bits"], tuple(case.config["scale_shape"]))
     output = quantizer(x)
@@ -41,7 +41,7 @@ def check_statsq(case: Case) -> dict[str, float]:
 
 
 def check_lsq(case: Case) -> dict[str, float]:
-    """Calibrates by the first batch, then compares a pass with other scales; a sign that the published code latches is set by hand."""
+    """Calibrate by the first batch, then compare a pass with other scales; a sign that the published code latches is set by hand."""
     if case.config["bits"] == 1 and not case.config["all_positive"]:  # the published code gives the latent no gradient
         with pytest.raises(PrepareError, match="1 bit and signed latents"):
             published_lsq(case)
@@ -63,7 +63,7 @@ def check_lsq(case: Case) -> dict[str, float]:
 
 
 def published_lsq(case: Case) -> LSQ:
-    """Builds the quantizer of a published class, its range found from the first batch."""
+    """Build the quantizer of a published class, its range found from the first batch."""
     config, x = case.config, case.tensors["x0"]
     axis = _SCALE_AXES[config["ref_class"]] if config["per_channel"] else None
     shape = [1] * x.dim()

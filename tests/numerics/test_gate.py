@@ -15,7 +15,7 @@ def grid(bits: int = 2, *, zero_point: Tensor | int = 0, signed: bool = True) ->
 
 
 def by_definition(position: Tensor, low: int, high: int, boundary_range: float) -> Tensor:
-    """Scans every boundary i + 1/2 inside the grid (docs/spec/vit.md, 5.1)."""
+    """Scan every boundary i + 1/2 inside the grid (docs/spec/vit.md, 5.1)."""
     found = torch.zeros_like(position, dtype=torch.bool)
     for index in range(low, high):
         found |= (0.5 - boundary_range <= position - index) & (position - index <= 0.5 + boundary_range)

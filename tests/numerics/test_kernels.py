@@ -29,7 +29,7 @@ Clip = tuple[float, float] | None
 def run(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, pins: Tensor | None, rounding: Rounding, clip: Clip = None
 ) -> tuple[Tensor, ...]:
-    """Gives values and gradients."""
+    """Return values and gradients."""
     torch.manual_seed(0)
     learned = [tensor.detach().requires_grad_() for tensor in (x, scale, zero_point) if tensor is not None]
     grid = Grid(learned[1], 0 if zero_point is None else learned[2], 0.0, *((-8, 7) if zero_point is None else (0, 15)))

@@ -29,7 +29,7 @@ def leaf(shape: Shape | None, seed: int) -> Tensor | None:
 
 
 def results(x: Tensor, scale: Tensor, before: Tensor | None, after: Tensor | None, *, within: bool) -> list[Tensor]:
-    """Gives values, and the gradients to latents, scale and shifts."""
+    """Return values, and the gradients to latents, scale and shifts."""
     x, scale = (tensor.detach().requires_grad_() for tensor in (x, scale))
     grid = Grid(scale, 0, 0.0, -2, 1)
     if within:

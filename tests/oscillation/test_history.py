@@ -11,7 +11,7 @@ SIGNED_3_BITS = (-4, 3)
 
 
 def update(history: History, codes: Tensor, momentum: float, limits: tuple[int, int] = SIGNED_3_BITS) -> None:
-    """Takes up codes: as latents on a grid of scale 1."""
+    """Take up codes: as latents on a grid of scale 1."""
     state = (history.previous, history.direction, history.frequency, history.total, history.average_code)
     grid = Grid(torch.ones(1), 0, 0.0, *limits)
     run_pass(advance, [share((*state, None, codes), len(state), grid)], *Momentum.of(momentum), None, None)

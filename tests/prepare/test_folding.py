@@ -213,7 +213,7 @@ def test_a_model_that_is_refused_gets_its_activations_back(monkeypatch: pytest.M
 
 
 def saved_elements(model: nn.Module) -> int:
-    """Counts what a forward pass saves, parameters apart, each storage once."""
+    """Count what a forward pass saves, parameters apart, each storage once."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     seen: dict[int, int] = {}
 

@@ -11,7 +11,7 @@ from stillbit.quantizers import LSQ
 
 
 def gradients(quantizer: LSQ, x: Tensor, upstream: Tensor) -> tuple[float, float]:
-    """Gives the gradients of scale and zero point."""
+    """Return the gradients of scale and zero point."""
     quantizer.zero_grad()
     quantizer(x).backward(upstream)
     assert quantizer.scale.grad is not None

@@ -16,7 +16,7 @@ from stillbit.quantizers import LSQ, StatsQ
 
 
 def quantized(quantizer: StatsQ, x: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Gives the values and the gradient of the latents."""
+    """Return the values and the gradient of the latents."""
     x = x.clone().requires_grad_()
     output = quantizer(x)
     (gradient,) = torch.autograd.grad(output, x, torch.ones_like(x) if upstream is None else upstream)

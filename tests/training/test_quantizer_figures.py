@@ -22,7 +22,7 @@ def network(**settings: object) -> nn.Module:
 
 
 def put(model: nn.Module, name: str, values: Tensor, scale: float = 0.5) -> None:
-    """Sets a layer's grid, and its first weights; all others are 0."""
+    """Set a layer's grid, and its first weights; all others are 0."""
     (site,) = [site for site in weight_sites(model) if site.name == name]
     with torch.no_grad():
         site.quantizer.scale.fill_(scale)  # type: ignore[operator]

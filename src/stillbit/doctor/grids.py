@@ -141,7 +141,7 @@ def float_layers(subject: ModelSubject) -> Iterator[Found]:
 
 
 def bound_to_one_size(subject: ModelSubject) -> Iterator[Found]:
-    """Scales a token: the network takes one image size."""
+    """One scale per token: the network takes one image size."""
     for name, quantizer in subject.quantizers.items():
         shape = quantizer.scale_shape
         if len(shape) == 3 and shape[1] > 1 and quantizer not in {site.quantizer for site in subject.sites}:

@@ -56,7 +56,7 @@ class Seen:
 
 @torch.no_grad()
 def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
-    """Counts a tensor's codes.
+    """Count a tensor's codes.
 
     Args:
         quantizer: With a range.
@@ -81,12 +81,12 @@ def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
 
 
 def codes_of_weights(site: WeightSite) -> Codes:
-    """Counts the codes of a quantized weight."""
+    """Count the codes of a quantized weight."""
     return use_of_codes(site.quantizer, site.latent().detach())
 
 
 def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: Any) -> dict[str, Seen]:
-    """Runs an example in evaluation and gives what each quantizer saw.
+    """Run an example in evaluation and return what each quantizer saw.
 
     Args:
         model: The model; neither its state nor its modes change.
@@ -108,7 +108,7 @@ def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: A
 
 
 def divergences(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Gives for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels.
+    """Return for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels.
 
     Args:
         model: The model; nothing of it changes.

@@ -22,7 +22,7 @@ from stillbit.quantizers.site import WeightSite, weight_sites
 
 
 def capture(model: nn.Module, example: Tensor) -> Program:
-    """Gives what a prepared and trained model computes in evaluation, as a program of its own.
+    """Return what a prepared and trained model computes in evaluation, as a program of its own.
 
     Args:
         model: A prepared model with ranges, in float32; stays as it is.
@@ -63,7 +63,7 @@ def _check(model: nn.Module, quantizers: dict[str, Quantizer], example: Tensor) 
 
 
 def _resolve(quantizer: Quantizer, name: str, site: WeightSite | None) -> None:
-    """Makes a quantizer of the copy give what it gives from constants alone."""
+    """Make a quantizer of the copy give what it gives from constants alone."""
     if quantizer.bypass:
         return
     if site is not None:
@@ -106,7 +106,7 @@ def _activation_values(quantizer: Quantizer, name: str, grid: Grid) -> Callable[
 
 
 def trace(model: nn.Module, batch: Tensor) -> Any:
-    """Traces a model in evaluation on a batch of two or more; the batch's size stays free."""
+    """Trace a model in evaluation on a batch of two or more; the batch's size stays free."""
     try:
         return torch.export.export(model, (batch,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
     except Exception as error:  # tracing meets whatever a model's own code does

@@ -39,14 +39,14 @@ class StillbitConfig(AOBaseConfig):  # type: ignore[misc]  # mypy does not follo
 
 
 def whole_model(module: nn.Module, name: str) -> bool:
-    """Says whether a module is the model itself; a `filter_fn` of `quantize_`."""
+    """Return whether a module is the model itself; a `filter_fn` of `quantize_`."""
     del module
     return name == ""
 
 
 @register_quantize_module_handler(StillbitConfig)  # type: ignore[untyped-decorator]
 def _prepare(module: nn.Module, config: StillbitConfig) -> nn.Module:
-    """Prepares what `quantize_` gives, in place.
+    """Prepare what `quantize_` gives, in place.
 
     Raises:
         PrepareError: If it is a single layer, or `prepare` refuses it.
@@ -62,7 +62,7 @@ def _prepare(module: nn.Module, config: StillbitConfig) -> nn.Module:
 
 
 def watched(model: nn.Module) -> Watched:
-    """Gives a model as `Tracking` sees it: every fake-quantized linear layer and embedding of torchao with an integer weight.
+    """Return a model as `Tracking` sees it: every fake-quantized linear layer and embedding of torchao with an integer weight.
 
     Where torchao computes scales of the weight at every step, so does each step of tracking, by torchao itself.
 
@@ -93,14 +93,14 @@ class _Reader:
         return weight
 
     def position(self) -> Tensor:
-        """Gives weight * (1 / scale), which torchao rounds."""
+        """Return weight * (1 / scale), which torchao rounds."""
         quantizer = self.layer.weight_fake_quantizer
         if quantizer.config.is_dynamic:
             quantizer(self.parameter)  # leaves the scales of this weight behind
         return self.parameter * (1.0 / self._spread(quantizer.scale))
 
     def offset(self) -> Tensor | None:
-        """Gives the zero points, where the grid is asymmetric."""
+        """Return the zero points, where the grid is asymmetric."""
         quantizer = self.layer.weight_fake_quantizer
         return None if quantizer.config.is_symmetric else self._spread(quantizer.zero_point)
 

@@ -31,7 +31,7 @@ class Target:
     parts: int = 1
 
     def part_of(self, whole: Tensor) -> Tensor:
-        """Gives the part of our tensor, or of its gradient, that is meant; a view."""
+        """Return the part of our tensor, or of its gradient, that is meant; a view."""
         return whole.chunk(self.parts)[self.part] if self.parts > 1 else whole
 
 
@@ -62,15 +62,15 @@ class Placing:
         self._misfits: list[str] = []
 
     def ours(self, name: str) -> Tensor | None:
-        """Gives a parameter or buffer of ours; None if there is none of that name."""
+        """Return a parameter or buffer of ours; None if there is none of that name."""
         return self._ours.get(name)
 
     def ignore(self, key: str, reason: str) -> None:
-        """Notes that a tensor is not needed."""
+        """Note that a tensor is not needed."""
         self.ignored[key] = reason
 
     def place(self, key: str, tensor: Tensor, targets: Iterable[Target]) -> None:
-        """Plans to put a tensor in its places: equal parts of it where there are several.
+        """Plan to put a tensor in its places: equal parts of it where there are several.
 
         Args:
             key: Its published name.
@@ -98,7 +98,7 @@ class Placing:
         self.placed[key] = targets
 
     def fill(self, target: Target, value: float, reason: str) -> None:
-        """Plans to fill a place that no tensor is for; one that has been given anything stays.
+        """Plan to fill a place that no tensor is for; one that has been given anything stays.
 
         Args:
             target: The place.
@@ -111,13 +111,13 @@ class Placing:
         self.filled[target.name] = reason
 
     def keep_counters(self) -> None:
-        """Notes that counters of batch norm stay as they are where no tensor is given: not every codebase saves them."""
+        """Note that counters of batch norm stay as they are where no tensor is given: not every codebase saves them."""
         for name in self._ours:
             if name.endswith("num_batches_tracked") and not self._is_given(name):
                 self.filled[name] = _COUNTER
 
     def finish(self, allowed: str) -> None:
-        """Writes everything, or refuses and changes nothing.
+        """Write everything, or refuse and change nothing.
 
         Args:
             allowed: What the model has to be, for the message.
@@ -166,7 +166,7 @@ class Placing:
 
 
 def _misfit(key: str, tensor: Tensor, name: str, shape: torch.Size) -> str:
-    """Says that a tensor has another size than ours; of scales by token also why."""
+    """Describe that a tensor has another size than ours; of scales per token also why."""
     if tensor.dim() > 1:
         return f"{key} is {tuple(tensor.shape)}; allowed: {tuple(shape)}, as {name} is"
     message = f"{key} has {tensor.numel()} elements; allowed: {math.prod(shape)}, as {name} has"

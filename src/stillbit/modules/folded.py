@@ -17,7 +17,7 @@ class FoldedReLU(nn.ReLU):
     """`nn.ReLU` that the quantizers behind it apply."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives `x` as it is."""
+        """Return `x` as it is."""
         return x
 
 
@@ -25,7 +25,7 @@ class FoldedReLU6(nn.ReLU6):
     """`nn.ReLU6` that the quantizers behind it apply."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives `x` as it is."""
+        """Return `x` as it is."""
         return x
 
 
@@ -51,7 +51,7 @@ _FOLDABLE = {
 
 
 def foldable(activation: nn.Module) -> Foldable | None:
-    """Says how an activation is folded; None for every other module, subclasses included.
+    """Return how an activation is folded; None for every other module, subclasses included.
 
     >>> foldable(nn.ReLU6()).clip
     (0.0, 6.0)
@@ -60,5 +60,5 @@ def foldable(activation: nn.Module) -> Foldable | None:
 
 
 def folded(activation: nn.Module) -> nn.Module:
-    """Makes the folded form of an activation that is `foldable`; children and hooks are carried over."""
+    """Make the folded form of an activation that is `foldable`; children and hooks are carried over."""
     return adopt(_FOLDABLE[type(activation)].kind, activation)

@@ -47,7 +47,7 @@ class Shifted(nn.Module):
         self.register_parameter("after", None if after is None else Parameter(torch.zeros(after)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
+        """Return the shifted values of the codes of the shifted `x`, in the dtype of `x`."""
         self._require_fit(x)
         shifted: Tensor = self.quantizer(x, self.before, self.after)
         return shifted.to(x.dtype)

@@ -8,22 +8,22 @@ from torch import Tensor
 
 
 def minimum_over_ranks(x: Tensor) -> Tensor:
-    """Gives the elementwise minimum over all processes; `x` has the same shape on each."""
+    """Return the elementwise minimum over all processes; `x` has the same shape on each."""
     return _reduced(x, "MIN")
 
 
 def maximum_over_ranks(x: Tensor) -> Tensor:
-    """Gives the elementwise maximum over all processes; `x` has the same shape on each."""
+    """Return the elementwise maximum over all processes; `x` has the same shape on each."""
     return _reduced(x, "MAX")
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Gives the elementwise sum over all processes; `x` has the same shape on each."""
+    """Return the elementwise sum over all processes; `x` has the same shape on each."""
     return _reduced(x, "SUM")
 
 
 def mean_over_ranks(x: Tensor) -> Tensor:
-    """Gives the elementwise mean over all processes; `x` has the same shape on each."""
+    """Return the elementwise mean over all processes; `x` has the same shape on each."""
     return _reduced(x, "SUM") / dist.get_world_size() if _many() else x
 
 

@@ -34,7 +34,7 @@ class CandidateGrids(NamedTuple):
 
 
 def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int) -> CandidateGrids:
-    """Gives the grid that a per-tensor quantizer takes from each range (docs/spec/cnn.md, 1.2).
+    """Return the grid that a per-tensor quantizer takes from each range (docs/spec/cnn.md, 1.2).
 
     Args:
         x_min: Lower ends, float32, (candidates). On symmetric grids all are negative or none is.
@@ -53,7 +53,7 @@ def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int)
 
 @torch.no_grad()
 def candidate_losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
-    """Gives the squared quantization error of each row under each candidate, summed in float64.
+    """Return the squared quantization error of each row under each candidate, summed in float64.
 
     Args:
         rows: The tensor, float32, (channels, length).
@@ -74,7 +74,7 @@ def candidate_losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
 
 
 def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
-    """Gives the squared quantization error under one candidate, summed as published: float32, within each index of axis 0 first.
+    """Return the squared quantization error under one candidate, summed as published: float32, within each index of axis 0 first.
 
     A golden section ends where the rounding errors of its sums lead it, so that only equal sums give equal ranges.
 
@@ -90,7 +90,7 @@ def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
 
 
 def _losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
-    """Runs the kernel: all candidates in one compiled call, or one after the other, so that temporaries stay in the cache."""
+    """Run the kernel: all candidates in one compiled call, or one after the other, so that temporaries stay in the cache."""
     grids = CandidateGrids(*(part.to(rows.device) for part in grids))
     compiled = try_compiled(_kernel, rows, *grids)
     if compiled is not None:

@@ -46,7 +46,7 @@ def fake_quantize(
     training: bool = True,
     recompute: bool = True,
 ) -> Tensor:
-    """Gives the values of the codes of `x`, in its shape, dtype and memory order.
+    """Return the values of the codes of `x`, in its shape, dtype and memory order.
 
     Args:
         x: Latents, any floating dtype; the arithmetic runs in float32 (float64 for float64), under autocast too.
@@ -84,7 +84,7 @@ def fake_quantize(
 def fake_quantize_by_mean(
     x: Tensor, scale_shape: tuple[int, ...], low: int, *, pins: Tensor | None = None, recompute: bool = True
 ) -> Tensor:
-    """Does what `fake_quantize` does with ste_range "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
+    """Do what `fake_quantize` does with ste_range "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
 
     Args:
         x: Latents.
@@ -155,7 +155,7 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def _to_shift(gradient: Tensor, shift: Tensor, number: int, seen: Layout) -> Tensor:
-    """Sums a gradient, a canonical view, over the axes along which a shift does not vary."""
+    """Sum a gradient, a canonical view, over the axes along which a shift does not vary."""
     shape = seen.shift_shapes[number]
     axes = [axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1]
     summed = gradient.sum(axes, keepdim=True) if axes else gradient

@@ -34,14 +34,14 @@ class Gate:
     published: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses a band that would overlap the next one."""
+        """Refuse a band that would overlap the next one."""
         if not 0.0 <= self.boundary_range <= 0.5:
             raise RecipeError(f"boundary_range is {self.boundary_range}; allowed: 0 to 0.5, in grid units")
 
 
 @torch.no_grad()
 def free(position: Tensor, grid: Grid, gate: Gate) -> Tensor:
-    """Says which latents are free to move.
+    """Return which latents are free to move.
 
     Args:
         position: Latents in grid units (`grid.position`).
@@ -62,7 +62,7 @@ def free(position: Tensor, grid: Grid, gate: Gate) -> Tensor:
 
 
 def pass_where(x: Tensor, free: Tensor) -> Tensor:
-    """Gives `x`; its gradient passes where `free` and is 0 elsewhere, whatever arrives there.
+    """Return `x`; its gradient passes where `free` and is 0 elsewhere, whatever arrives there.
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> pass_where(x, torch.tensor([True, False])).sum().backward()
@@ -74,7 +74,7 @@ def pass_where(x: Tensor, free: Tensor) -> Tensor:
 
 
 def _occurring(position: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Gives the smallest and the largest code of the tensor (docs/spec/vit.md, 5.1)."""
+    """Return the smallest and the largest code of the tensor (docs/spec/vit.md, 5.1)."""
     code = (position.round() + grid.zero_point).clamp(grid.low, grid.high)
     return code.amin(), code.amax()
 

@@ -37,14 +37,14 @@ class Grid(NamedTuple):
 
 
 def position(x: Tensor, grid: Grid) -> Tensor:
-    """Gives the latent in grid units, `x / scale - shift`. A true division: multiplying by 1 / scale is not bit-equal."""
+    """Return the latent in grid units, `x / scale - shift`. A true division: multiplying by 1 / scale is not bit-equal."""
     dtype = compute_dtype(x)
     quotient = x.to(dtype) / grid.scale.to(dtype)
     return quotient - grid.shift if grid.shift else quotient
 
 
 def zero_point_of(grid: Grid) -> Tensor | None:
-    """Gives a grid's zero point in the scale's shape, or None where it is 0."""
+    """Return a grid's zero point in the scale's shape, or None where it is 0."""
     if isinstance(grid.zero_point, Tensor):
         return grid.zero_point
     return torch.full_like(grid.scale, grid.zero_point, requires_grad=False) if grid.zero_point else None
@@ -52,7 +52,7 @@ def zero_point_of(grid: Grid) -> Tensor | None:
 
 @torch.no_grad()
 def code(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
-    """Gives the integer code of a latent as a float tensor, zero point and pins included; the code of NaN is NaN.
+    """Return the integer code of a latent as a float tensor, zero point and pins included; the code of NaN is NaN.
 
     Never compiled: steps take codes within passes of their own (passes.py), and who asks here asks once.
 
@@ -83,7 +83,7 @@ def code(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
 
 
 def value(code: Tensor, grid: Grid) -> Tensor:
-    """Gives the value of a code, `scale * (code - zero_point + shift)`.
+    """Return the value of a code, `scale * (code - zero_point + shift)`.
 
     >>> value(torch.tensor([-1.0, 0.0]), Grid(torch.tensor(0.5), zero_point=0, shift=0.5, low=-2, high=1))
     tensor([-0.2500,  0.2500])
@@ -93,7 +93,7 @@ def value(code: Tensor, grid: Grid) -> Tensor:
 
 
 def grid_limits(grid: Grid) -> tuple[Tensor, Tensor]:
-    """Gives the values of the codes `low` and `high`; differentiable in scale and zero point."""
+    """Return the values of the codes `low` and `high`; differentiable in scale and zero point."""
     return (
         grid.scale * (grid.low - grid.zero_point + grid.shift),
         grid.scale * (grid.high - grid.zero_point + grid.shift),
@@ -115,7 +115,7 @@ class Range(NamedTuple):
 
 
 def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signed: bool | None = None) -> Range:
-    """Fits a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
+    """Fit a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
 
     Args:
         x_min: Smallest latent, one element or one per channel.

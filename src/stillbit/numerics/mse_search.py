@@ -85,7 +85,7 @@ class MSESearch(RangeEstimator):
 
     @abstractmethod
     def _search(self, x: Tensor, span: SearchSpan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Gives the lower and upper ends of least error, (channels)."""
+        """Return the lower and upper ends of least error, (channels)."""
 
     def _span(self, smallest: float, largest: float) -> SearchSpan:
         unit = max(-smallest, largest) if self.margin_mode == "relative" else 1.0

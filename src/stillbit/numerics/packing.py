@@ -15,7 +15,7 @@ _GROUP = 8  # this many codes of b bits end at a byte, and fit one int64
 
 
 def packed_length(bits: int, count: int) -> int:
-    """Gives the number of bytes that `count` codes take.
+    """Return the number of bytes that `count` codes take.
 
     >>> packed_length(3, 8), packed_length(3, 9)
     (3, 4)
@@ -24,7 +24,7 @@ def packed_length(bits: int, count: int) -> int:
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Packs codes at their width.
+    """Pack codes at their width.
 
     Args:
         codes: int8 for signed codes, uint8 for unsigned ones; any shape, taken in its order.
@@ -55,7 +55,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int, *, signed: bool) -> Tensor:
-    """Gives the codes that `pack` was given.
+    """Return the codes that `pack` was given.
 
     Args:
         packed: uint8, one axis.

@@ -28,7 +28,7 @@ class RangeEstimator(ABC):
     @final
     @torch.no_grad()
     def update(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in a batch and gives the range of all batches so far.
+        """Take in a batch and return the range of all batches so far.
 
         Args:
             x: The tensor to be quantized, any floating dtype.
@@ -50,7 +50,7 @@ class RangeEstimator(ABC):
 
     @abstractmethod
     def _estimate(self, x: Tensor, smallest: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in a batch of finite values and gives the range.
+        """Take in a batch of finite values and return the range.
 
         Args:
             x: This rank's share of the batch, float32 or float64.
@@ -63,7 +63,7 @@ class RangeEstimator(ABC):
 
     @final
     def _rows(self, x: Tensor) -> Tensor:
-        """Gives (channels, length); copies nothing where all channels share a row and the memory is dense in any order."""
+        """Return (channels, length); copy nothing where all channels share a row and the memory is dense in any order."""
         if self.channel_axis is not None:
             return x.movedim(self.channel_axis, 0).flatten(1) if x.dim() > 1 else x[:, None]
         if torch.ops.aten.is_non_overlapping_and_dense(x):
@@ -72,7 +72,7 @@ class RangeEstimator(ABC):
 
 
 def _smallest_and_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Gives each channel's extremes over all ranks; one of them is infinite where any rank holds a value that is not finite."""
+    """Return each channel's extremes over all ranks; one of them is infinite where any rank holds a value that is not finite."""
     if len(rows) == 1:  # ten times as fast as along an axis
         smallest, largest = (end[None] for end in torch.aminmax(rows))
     else:

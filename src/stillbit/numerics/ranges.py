@@ -48,7 +48,7 @@ class RangeConfig:
     signed: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuses unknown names, values out of range, and settings that the estimator does not read."""
+        """Refuse unknown names, values out of range, and settings that the estimator does not read."""
         _require(self.estimator in ESTIMATORS, "estimator", self.estimator, ", ".join(ESTIMATORS))
         _require(self.search in SEARCHES, "search", self.search, ", ".join(SEARCHES))
         _require(self.candidates >= 1, "candidates", self.candidates, "whole numbers from 1")
@@ -63,7 +63,7 @@ class RangeConfig:
                 raise RecipeError(f"{field.name} is read by the estimator {reader!r} only; the estimator is {self.estimator!r}")
 
     def build(self, *, symmetric: bool, bits: int, channel_axis: int | None = None) -> RangeEstimator:
-        """Makes a fresh estimator for one quantizer.
+        """Make a fresh estimator for one quantizer.
 
         Args:
             symmetric: Whether the quantizer's zero point is fixed at 0.

@@ -24,7 +24,7 @@ class Rounding(ABC):
 
     @abstractmethod
     def factor(self, t: Tensor, h: Tensor) -> Tensor | float:
-        """Gives the factor on the gradient.
+        """Return the factor on the gradient.
 
         Args:
             t: Position before rounding, any shape.
@@ -37,7 +37,7 @@ class STE(Rounding):
     """The straight-through estimator: rounding is the identity for the gradient."""
 
     def factor(self, t: Tensor, h: Tensor) -> float:
-        """Gives 1."""
+        """Return 1."""
         del t, h
         return 1.0
 
@@ -53,12 +53,12 @@ class EWGS(Rounding):
     scaling: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuses a negative strength, which would turn the idea round."""
+        """Refuse a negative strength, which would turn the idea round."""
         if not self.scaling >= 0:
             raise RecipeError(f"EWGS scaling is {self.scaling}; it must be 0 or more")
 
     def factor(self, t: Tensor, h: Tensor) -> Tensor:
-        """Gives `1 + scaling * sign(h) * (t - round(t))`."""
+        """Return `1 + scaling * sign(h) * (t - round(t))`."""
         return 1.0 + self.scaling * torch.sign(h) * (t - torch.round(t))
 
 
@@ -73,12 +73,12 @@ class StackedSigmoid(Rounding):
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuses a sharpness that is not positive."""
+        """Refuse a sharpness that is not positive."""
         if not self.sharpness > 0:
             raise RecipeError(f"StackedSigmoid sharpness is {self.sharpness}; it must be positive")
 
     def factor(self, t: Tensor, h: Tensor) -> Tensor:
-        """Gives the slope at `t`: largest where the rounding decides, always positive."""
+        """Return the slope at `t`: largest where the rounding decides, always positive."""
         del h
         from_boundary = t - torch.floor(t) - 0.5
         sigmoid = torch.sigmoid(-self.sharpness * from_boundary)
@@ -91,7 +91,7 @@ class Stochastic(Rounding):
     """Rounds up with a probability equal to the fraction while training, half to even in evaluation."""
 
     def factor(self, t: Tensor, h: Tensor) -> float:
-        """Gives 1."""
+        """Return 1."""
         del t, h
         return 1.0
 

@@ -32,7 +32,7 @@ class History:
 
     @classmethod
     def starting_at(cls, code: Tensor, limits: tuple[int, int], *, totals: bool = False) -> Self:
-        """Begins a history without switches.
+        """Begin a history without switches.
 
         Args:
             code: The codes now.
@@ -50,13 +50,13 @@ class History:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Gives the tensors that are there by name, as references."""
+        """Return the tensors that are there by name, as references."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     @classmethod
     def restored(cls, state: dict[str, Tensor], site: WeightSite, *, totals: bool = False) -> Self:
-        """Makes a history of what `state_dict` gave.
+        """Make a history of what `state_dict` gave.
 
         Args:
             state: Tensors by name.
@@ -79,7 +79,7 @@ class History:
 
 
 def _fitting(saved: Tensor, latent: Tensor, name: str) -> Tensor:
-    """Copies a saved tensor to the device, and if it is a float tensor to the dtype, of a latent's arithmetic."""
+    """Copy a saved tensor to the device, and if it is a float tensor to the dtype, of a latent's arithmetic."""
     if saved.shape != latent.shape:
         raise CheckpointError(f"oscillation state of {name}: shape {list(saved.shape)} given, allowed: {list(latent.shape)}")
     dtype = compute_dtype(latent) if saved.is_floating_point() else saved.dtype
@@ -101,7 +101,7 @@ class Momentum(NamedTuple):
 
     @classmethod
     def of(cls, momentum: float) -> Self:
-        """Makes it of the weight of the present step, above 0, at most 1."""
+        """Make it of the weight of the present step, above 0, at most 1."""
         return cls(1.0 - momentum, float(torch.tensor(momentum, dtype=torch.float32)), momentum)
 
 

@@ -17,7 +17,7 @@ from stillbit.quantizers.site import weight_sites
 
 
 def calibrate(model: nn.Module, loader: Iterable[Any], *, batches: int = 1) -> None:
-    """Finds every quantizer's range, in place, from one forward pass a batch.
+    """Find every quantizer's range, in place, from one forward pass a batch.
 
     The model runs in evaluation mode, without gradients. Each quantizer fits its range to the tensor that reaches it and quantizes
     this same tensor at once, so that deeper layers see quantized inputs. Activation ranges take in every batch, by the rule of the
@@ -63,11 +63,11 @@ class _RangeFitting:
         self._fitted_in: dict[str, int] = {}
 
     def begin_batch(self) -> None:
-        """Lets each quantizer fit its range once more."""
+        """Let each quantizer fit its range once more."""
         self.batch += 1
 
     def fit(self, name: str, inputs: tuple[Any, ...]) -> None:
-        """Fits the range of one quantizer to the tensor that it is about to quantize."""
+        """Fit the range of one quantizer to the tensor that it is about to quantize."""
         quantizer = self._quantizers[name]
         seen_in = self._fitted_in.get(name)
         if seen_in == self.batch or (seen_in is not None and id(quantizer) in self._of_weights):
@@ -83,7 +83,7 @@ class _RangeFitting:
             raise DataError(f"calibration batch {self.batch} cannot be used at quantizer {name}: {error}") from error
 
     def check_complete(self) -> None:
-        """Refuses a pass without a batch, and one that missed a quantizer."""
+        """Refuse a pass without a batch, and one that missed a quantizer."""
         if self.batch == 0:
             raise DataError("calibration got a loader without a batch; give it at least one")
         missed = [name for name in self._quantizers if name not in self._fitted_in]
@@ -98,7 +98,7 @@ def _estimator(quantizer: Quantizer) -> RangeEstimator:
 
 
 def _along_one_axis(x: Tensor, quantizer: Quantizer) -> Tensor:
-    """Joins the neighbouring axes that the scales vary along, e.g. a scale per token and head, into one; estimators know no more."""
+    """Join the neighbouring axes that the scales vary along, e.g. a scale per token and head, into one; estimators know no more."""
     axes = _scale_axes(quantizer)
     return x.flatten(axes[0], axes[-1]) if len(axes) > 1 else x
 
@@ -108,7 +108,7 @@ def _scale_axes(quantizer: Quantizer) -> list[int]:
 
 
 def _common_batches(loader: Iterable[Any], batches: int, like: Tensor) -> Iterator[Any]:
-    """Gives batches as long as every rank has one: the estimators' reductions wait for all."""
+    """Return batches as long as every rank has one: the estimators' reductions wait for all."""
     own = iter(loader)
     for _ in range(batches):
         batch = next(own, None)
@@ -124,7 +124,7 @@ def _everywhere(condition: bool, like: Tensor) -> bool:
 
 @contextmanager
 def _all_or_nothing(quantizers: dict[str, Quantizer]) -> Iterator[None]:
-    """Puts all quantizers back as they were if calibration fails."""
+    """Put all quantizers back as they were if calibration fails."""
     before = {name: {key: value.clone() for key, value in q.state_dict().items()} for name, q in quantizers.items()}
     try:
         yield

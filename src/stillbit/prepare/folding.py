@@ -47,7 +47,7 @@ def _foldable(module: nn.Module) -> Foldable | None:
 
 
 def _read_only_by_quantizers(model: nn.Module, activations: list[nn.Module], example: Any) -> dict[nn.Module, set[Quantizer]]:
-    """Gives the activations that can be folded, and into which quantizers."""
+    """Return the activations that can be folded, and into which quantizers."""
     tied = {module.source for module in model.modules() if isinstance(module, TiedQuantizer)}
     watch = _Readers()
     # Before all other hooks: that of an output quantizer would change what leaves the activation.
@@ -92,12 +92,12 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._outputs: dict[int, tuple[Tensor, nn.Module]] = {}
 
     def leave_activation(self, activation: nn.Module, _inputs: Any, output: Tensor) -> None:
-        """Notes an output."""
+        """Note an output."""
         self._read.setdefault(activation, _Read())
         self._outputs[output.data_ptr()] = (output, activation)
 
     def enter_quantizer(self, quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Notes that a quantizer reads a tensor."""
+        """Note that a quantizer reads a tensor."""
         assert isinstance(quantizer, Quantizer)
         if shifted := inputs[1:] and inputs[1] is not None:
             self.read(inputs[0])  # a learned shift stands between
@@ -109,7 +109,7 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._within_quantizer += 1
 
     def leave_quantizer(self, _quantizer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        """Makes what leaves a bypassed quantizer another tensor than what entered."""
+        """Make what leaves a bypassed quantizer another tensor than what entered."""
         copied = output.clone()
         self._within_quantizer -= 1
         return copied
@@ -120,12 +120,12 @@ class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def read(self, tensors: Any) -> None:
-        """Notes that something else than a quantizer reads tensors."""
+        """Note that something else than a quantizer reads tensors."""
         for output in self._among(tensors):
             self._read[output].by_others = True
 
     def only_by_quantizers(self, activation: nn.Module, tied: set[Quantizer]) -> set[Quantizer]:
-        """Gives the readers of an activation that nothing but these quantizers reads, and that read nothing else; else none."""
+        """Return the readers of an activation that nothing but these quantizers reads, and that read nothing else; else none."""
         read = self._read.get(activation, _Read(by_others=True))
         alone = all(self._sources[quantizer] == {activation} and quantizer not in tied for quantizer in read.quantizers)
         return read.quantizers if alone and not read.by_others else set()

@@ -102,7 +102,7 @@ class Override:
     activation_bits: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuses widths that no quantizer has."""
+        """Refuse widths that no quantizer has."""
         for name in ("weight_bits", "activation_bits"):
             if (bits := getattr(self, name)) is not None:
                 _check_bits(f"override for {self.layers!r}: {name}", bits)
@@ -165,7 +165,7 @@ class QuantConfig:
     published: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses values out of range, each in one line."""
+        """Refuse values out of range, each in one line."""
         if self.weight_bits not in range(2, 9) or isinstance(self.weight_bits, float):
             raise RecipeError(f"weight_bits is {self.weight_bits!r}; allowed are 2 to 8 (an override leaves single layers at 32)")
         _check_bits("activation_bits", self.activation_bits)
@@ -182,7 +182,7 @@ class QuantConfig:
 
     @classmethod
     def parse(cls, bits: str, **settings: Any) -> Self:
-        """Reads widths as the field writes them, e.g. "W4A4", "w3a8", "W4A32".
+        """Read widths as the field writes them, e.g. "W4A4", "w3a8", "W4A32".
 
         Args:
             bits: Width of weights and activations.
@@ -201,7 +201,7 @@ class QuantConfig:
 
     @classmethod
     def for_vit(cls, bits: str, **settings: Any) -> Self:
-        """Gives the configuration of arXiv 2302.02210 for vision transformers, query-key reparameterization included.
+        """Return the configuration of arXiv 2302.02210 for vision transformers, query-key reparameterization included.
 
         Args:
             bits: Width of weights and activations, e.g. "W2A2".
@@ -225,7 +225,7 @@ class QuantConfig:
         return cls.parse(bits, **(published | settings))
 
     def override(self, layer: str) -> Override:
-        """Gives the exception for a layer; fields that say nothing are None."""
+        """Return the exception for a layer; fields that say nothing are None."""
         matching = [one for one in self.overrides if fnmatchcase(layer, one.layers)]
         return Override(
             layer,
@@ -234,7 +234,7 @@ class QuantConfig:
         )
 
     def weight_quantizer(self, bits: int, scale_shape: tuple[int, ...]) -> Quantizer:
-        """Makes a quantizer for a weight."""
+        """Make a quantizer for a weight."""
         if self.quantizer == "statsq" and bits < INTEGER_BITS:
             made = StatsQ(bits, scale_shape, rounding=self._rounding())
             made.recompute = self.recompute != "never"
@@ -242,7 +242,7 @@ class QuantConfig:
         return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
 
     def activation_quantizer(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, signed: bool | None = None) -> Quantizer:
-        """Makes a quantizer for an activation; `signed` None lets calibration decide."""
+        """Make a quantizer for an activation; `signed` None lets calibration decide."""
         found = self.activation_range if signed is None else replace(self.activation_range, signed=signed)
         return self._quantizer(bits, scale_shape, self.activation_symmetric, found)
 

@@ -88,11 +88,11 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def grid(self, x: Tensor) -> Grid:
-        """Gives the grid for the latent `x`: the only computation that a quantizer decides."""
+        """Return the grid for the latent `x`: the only computation that a quantizer decides."""
 
     @abstractmethod
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Fits the grid to a range of latents and marks the quantizer calibrated. Called by calibration, never in forward.
+        """Fit the grid to a range of latents and mark the quantizer calibrated. Called by calibration, never in forward.
 
         Args:
             x_min: Smallest latent, with as many elements as the scale.
@@ -107,7 +107,7 @@ class Quantizer(nn.Module, ABC):
         return None
 
     def scale_gradient_factor(self, x: Tensor) -> float:
-        """Gives the factor on the gradients of scale and zero point for the latent `x`."""
+        """Return the factor on the gradients of scale and zero point for the latent `x`."""
         del x
         return 1.0
 
@@ -117,7 +117,7 @@ class Quantizer(nn.Module, ABC):
         return code_limits(self.bits, signed=self.is_signed)
 
     def forward(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-        """Gives the values of the codes of `x`, in its shape and dtype.
+        """Return the values of the codes of `x`, in its shape and dtype.
 
         Args:
             x: Latents.
@@ -144,7 +144,7 @@ class Quantizer(nn.Module, ABC):
     @final
     @torch.no_grad()
     def position(self, x: Tensor) -> Tensor:
-        """Gives the latent in grid units; a pinned latent stands at its code."""
+        """Return the latent in grid units; a pinned latent stands at its code."""
         self._require_range()
         x = self.latent(x)
         return self._position(x, self.grid(x))
@@ -152,7 +152,7 @@ class Quantizer(nn.Module, ABC):
     @final
     @torch.no_grad()
     def code(self, x: Tensor) -> Tensor:
-        """Gives the integer codes of `x` as a float tensor, zero point and pins included; rounds half to even."""
+        """Return the integer codes of `x` as a float tensor, zero point and pins included; round half to even."""
         self._require_range()
         x = self.latent(x)
         return grids.code(x, self.grid(x), self.pins)
@@ -160,7 +160,7 @@ class Quantizer(nn.Module, ABC):
     @final
     @torch.no_grad()
     def free(self, x: Tensor) -> Tensor:
-        """Says which latents the gate lets move: a bool tensor of the shape of `x`. Without a gate all do; a pinned one never does."""
+        """Return which latents the gate lets move: a bool tensor of the shape of `x`. Without a gate all do; a pinned one never does."""
         gate = self.prologue.gate
         if gate is None:
             return torch.ones_like(x, dtype=torch.bool)
@@ -170,7 +170,7 @@ class Quantizer(nn.Module, ABC):
 
     @final
     def allocate_pins(self, shape: torch.Size) -> None:
-        """Makes room for pins, all free.
+        """Make room for pins, all free.
 
         Args:
             shape: Shape of the latent.
@@ -184,14 +184,14 @@ class Quantizer(nn.Module, ABC):
 
     @final
     def mark_calibrated(self, *, signed: bool) -> None:
-        """Records sign and readiness, in the buffers and in their Python mirrors."""
+        """Record sign and readiness, in the buffers and in their Python mirrors."""
         self.signed.fill_(signed)
         self.calibrated.fill_(True)
         _mirror_flags(self)
 
     @final
     def _fit(self, x_min: Tensor | float, x_max: Tensor | float, *, symmetric: bool) -> Range:
-        """Checks a range and fits a grid to it, in the scale's shape; for `set_range`."""
+        """Check a range and fit a grid to it, in the scale's shape; for `set_range`."""
         low, high = (torch.as_tensor(end).detach() for end in (x_min, x_max))
         count = math.prod(self.scale_shape)
         if not low.numel() == high.numel() == count:
@@ -238,7 +238,7 @@ class Quantizer(nn.Module, ABC):
             )
 
     def extra_repr(self) -> str:
-        """Shows bits, sign and the scale's shape."""
+        """Show bits, sign and the scale's shape."""
         sign = "signed" if self.is_signed else "unsigned"
         state = sign if self.is_calibrated else "no range yet"
         return f"bits={self.bits}, {state}, scale_shape={self.scale_shape}, ste_range={self.ste_range}, rounding={self.rounding}"
@@ -250,7 +250,7 @@ def _broadcasts(scale_shape: tuple[int, ...], shape: torch.Size) -> bool:
 
 
 def _mirror_flags(quantizer: nn.Module, _incompatible_keys: Any = None) -> None:
-    """Copies the flag buffers to Python once after loading, so that no step reads them back from a GPU."""
+    """Copy the flag buffers to Python once after loading, so that no step reads them back from a GPU."""
     assert isinstance(quantizer, Quantizer)
     quantizer.is_signed = bool(quantizer.signed)
     quantizer.is_calibrated = bool(quantizer.calibrated)

@@ -65,7 +65,7 @@ class LSQ(Quantizer):
         self.zero_point = None if symmetric else nn.Parameter(torch.zeros(scale_shape))
 
     def grid(self, x: Tensor) -> Grid:
-        """Gives the grid of the learned scale and zero point, whatever `x` is."""
+        """Return the grid of the learned scale and zero point, whatever `x` is."""
         del x
         low, high = self.limits
         scale = self._effective_scale()
@@ -78,14 +78,14 @@ class LSQ(Quantizer):
         return self._rounded_zero_point(self.zero_point) if self.published and self.zero_point is not None else None
 
     def scale_gradient_factor(self, x: Tensor) -> float:
-        """Gives `(high * n) ** -0.5`, or 1."""
+        """Return `(high * n) ** -0.5`, or 1."""
         if self.scale_gradient == "none" or x.numel() == 0:
             return 1.0
         return float((self.limits[1] * x.numel() / self.scale.numel()) ** -0.5)
 
     @torch.no_grad()
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Sets scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
+        """Set scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
         fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
         self.scale.copy_(fitted.scale.log() if self.log_scale else fitted.scale)
         if self.zero_point is not None:
@@ -94,7 +94,7 @@ class LSQ(Quantizer):
 
     @torch.no_grad()
     def lift_scale(self) -> None:
-        """Lifts a scale below its floor to it. Forward does so anyway; this keeps the parameter from drifting further."""
+        """Lift a scale below its floor to it. Forward does so anyway; this keeps the parameter from drifting further."""
         if not self.log_scale and not self.published:
             self.scale.clamp_(min=SCALE_FLOOR)
 

@@ -43,14 +43,14 @@ class FixedRange(Quantizer):
         self.register_buffer("zero_point", None if symmetric else torch.zeros(scale_shape))
 
     def grid(self, x: Tensor) -> Grid:
-        """Gives the calibrated grid, whatever `x` is."""
+        """Return the calibrated grid, whatever `x` is."""
         del x
         scale = self.scale.to(compute_dtype(self.scale)).clamp(min=SCALE_FLOOR)
         return Grid(scale, 0 if self.zero_point is None else self.zero_point, 0.0, *self.limits)
 
     @torch.no_grad()
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Sets scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
+        """Set scale, zero point and sign from a range of latents (docs/spec/cnn.md, 1.2)."""
         fitted = self._fit(x_min, x_max, symmetric=self.symmetric)
         self.scale.copy_(fitted.scale)
         if self.zero_point is not None:

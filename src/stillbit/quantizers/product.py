@@ -15,7 +15,7 @@ from stillbit.quantizers.base import Quantizer
 
 
 def query_key_products(qkv: Tensor, num_heads: int) -> Tensor:
-    """Gives `W_q^T W_k` of every head, below each other.
+    """Return `W_q^T W_k` of every head, below each other.
 
     Args:
         qkv: Joint weight of query, key and value, (3 A, C), A being `num_heads` times the width of a head.
@@ -36,7 +36,7 @@ def query_key_products(qkv: Tensor, num_heads: int) -> Tensor:
 
 
 def _heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Gives the weights of query and key, (h, width of a head, C) each; views."""
+    """Return the weights of query and key, (h, width of a head, C) each; views."""
     rows, channels = qkv.shape[0] // 3, qkv.shape[1]
     query, key = qkv[: 2 * rows].reshape(2, num_heads, rows // num_heads, channels)
     return query, key
@@ -59,11 +59,11 @@ class ProductSite:
         return (self.parameter,)
 
     def latent(self) -> Tensor:
-        """Gives the products, (h C, C), computed afresh."""
+        """Return the products, (h C, C), computed afresh."""
         return query_key_products(self.parameter, self.num_heads)
 
     def gradient(self) -> Tensor:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always: a product's gradient is kept nowhere.
@@ -72,7 +72,7 @@ class ProductSite:
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
-        """Pulls a gradient of the products back to the weights: `W_k g^T` to the query's, `W_q g` to the key's."""
+        """Pull a gradient of the products back to the weights: `W_k g^T` to the query's, `W_q g` to the key's."""
         query, key = _heads(self.parameter, self.num_heads)
         of_heads = gradient.reshape(self.num_heads, -1, gradient.shape[1])
         pulled = torch.cat([(key @ of_heads.mT).flatten(0, 1), (query @ of_heads).flatten(0, 1)])
@@ -81,7 +81,7 @@ class ProductSite:
         self.parameter.grad[: len(pulled)] += pulled
 
     def write(self, mask: Tensor, value: Tensor) -> None:
-        """Refuses.
+        """Refuse.
 
         Raises:
             PrepareError: Always: no choice of the weights sets single elements of their product.

@@ -39,16 +39,16 @@ class WeightSite(Protocol):
         """Whether single elements can be written; not of a derived latent."""
 
     def latent(self) -> Tensor:
-        """Gives the float weight that is quantized: of a derived site a tensor of its own, computed at every call."""
+        """Return the float weight that is quantized: of a derived site a tensor of its own, computed at every call."""
 
     def gradient(self) -> Tensor:
-        """Gives the latent's gradient, zero where there was none, to add to in place; a derived site refuses: see `add_gradient`."""
+        """Return the latent's gradient, zero where there was none, to add to in place; a derived site refuses: see `add_gradient`."""
 
     def add_gradient(self, gradient: Tensor) -> None:
-        """Adds a gradient of the latent, of its shape, to the parameters' gradients."""
+        """Add a gradient of the latent, of its shape, to the parameters' gradients."""
 
     def write(self, mask: Tensor, value: Tensor) -> None:
-        """Sets the latent to `value` where `mask`; a derived site refuses."""
+        """Set the latent to `value` where `mask`; a derived site refuses."""
 
 
 @dataclass(frozen=True)
@@ -67,23 +67,23 @@ class ParameterSite:
         return (self.parameter,)
 
     def latent(self) -> Tensor:
-        """Gives the weight."""
+        """Return the weight."""
         return self.parameter
 
     def gradient(self) -> Tensor:
-        """Gives the weight's gradient."""
+        """Return the weight's gradient."""
         if self.parameter.grad is None:
             self.parameter.grad = torch.zeros_like(self.parameter)
         return self.parameter.grad
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
-        """Adds to the weight's gradient."""
+        """Add to the weight's gradient."""
         self.gradient().add_(gradient)
 
     @torch.no_grad()
     def write(self, mask: Tensor, value: Tensor) -> None:
-        """Sets the weight to `value` where `mask`."""
+        """Set the weight to `value` where `mask`."""
         self.parameter.copy_(torch.where(mask, value.to(self.parameter.dtype), self.parameter))
 
 
@@ -105,23 +105,23 @@ class SliceSite:
         return (self.parameter,)
 
     def latent(self) -> Tensor:
-        """Gives the rows `first` to `last`, the latter excluded; a view."""
+        """Return the rows `first` to `last`, the latter excluded; a view."""
         return self.parameter[self.first : self.last]
 
     def gradient(self) -> Tensor:
-        """Gives these rows of the weight's gradient; a view."""
+        """Return these rows of the weight's gradient; a view."""
         if self.parameter.grad is None:
             self.parameter.grad = torch.zeros_like(self.parameter)
         return self.parameter.grad[self.first : self.last]
 
     @torch.no_grad()
     def add_gradient(self, gradient: Tensor) -> None:
-        """Adds to these rows of the weight's gradient."""
+        """Add to these rows of the weight's gradient."""
         self.gradient().add_(gradient)
 
     @torch.no_grad()
     def write(self, mask: Tensor, value: Tensor) -> None:
-        """Sets the rows to `value` where `mask`."""
+        """Set the rows to `value` where `mask`."""
         rows = self.latent()
         rows.copy_(torch.where(mask, value.to(rows.dtype), rows))
 
@@ -130,11 +130,11 @@ class HasWeightSites(Protocol):
     """A module that quantizes weights of its own."""
 
     def weight_sites(self, name: str) -> tuple[WeightSite, ...]:
-        """Gives the module's sites; `name` is the module's name in its model."""
+        """Return the module's sites; `name` is the module's name in its model."""
 
 
 def weight_sites(model: nn.Module) -> list[WeightSite]:
-    """Finds the quantized weights of a model, in module order, under the names of the unwrapped model.
+    """Find the quantized weights of a model, in module order, under the names of the unwrapped model.
 
     >>> weight_sites(nn.Linear(2, 2))
     []
@@ -151,7 +151,7 @@ def _sites(model: nn.Module) -> Iterator[WeightSite]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Takes off what DDP and torch.compile put round a model, in any order."""
+    """Take off what DDP and torch.compile put round a model, in any order."""
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         return unwrapped(model.module)
     inner = getattr(model, "_orig_mod", None)

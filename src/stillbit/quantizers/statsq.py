@@ -48,13 +48,13 @@ class StatsQ(Quantizer):
 
     @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
-        """Gives the grid of the latents of now (docs/spec/vit.md, 1)."""
+        """Return the grid of the latents of now (docs/spec/vit.md, 1)."""
         axes = [axis for axis in range(x.dim()) if math.prod(self.scale_shape) == 1 or self.scale_shape[axis] == 1]
         low, high = self.limits
         return Grid(scale_by_mean(x, tuple(axes), low).reshape(self.scale_shape), 0, 0.5, low, high)
 
     def set_range(self, x_min: Tensor | float, x_max: Tensor | float) -> None:
-        """Marks the quantizer calibrated, which it always is: the latents alone decide the grid."""
+        """Mark the quantizer calibrated, which it always is: the latents alone decide the grid."""
         del x_min, x_max
         self.mark_calibrated(signed=True)
 

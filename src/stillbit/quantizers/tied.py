@@ -26,9 +26,9 @@ class TiedQuantizer(nn.Module):
         return self._source[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the values of the codes of `x` on the source's grid. Passes by the source's hooks."""
+        """Return the values of the codes of `x` on the source's grid. Passes by the source's hooks."""
         return self._source[0].forward(x)
 
     def extra_repr(self) -> str:
-        """Shows the name of the source."""
+        """Show the name of the source."""
         return f"source={self.source.label}"

@@ -70,7 +70,7 @@ def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.M
 
 
 def pretrained_classes(config: ModelConfig) -> int | None:
-    """Gives the number of classes of the classifier that a source's own weights come with; nothing is fetched.
+    """Return the number of classes of the classifier that a source's own weights come with; nothing is fetched.
 
     Args:
         config: Which network and weights.
