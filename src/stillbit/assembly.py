@@ -80,19 +80,7 @@ class Trained:
 
 
 def assemble(recipe: Recipe, session: Session, *, start: Checkpoint | None = None) -> Assembly:
-    """Build what a recipe names. Under torchrun, call it in every process.
-
-    Args:
-        recipe: What to build.
-        session: Where.
-        start: A checkpoint whose model takes the place of float weights and calibration; None means what the recipe says.
-
-    Returns:
-        The parts, the methods attached.
-
-    Raises:
-        StillbitError: Whatever building meets.
-    """
+    """Build what a recipe names. Under torchrun, call it in every process."""
     data = load_data(recipe.data)
     distiller = None if recipe.distillation is None else recipe.distillation.build(data, session, seed=recipe.training.seed)
     if start is None and recipe.start is not None:
@@ -110,17 +98,8 @@ def assemble(recipe: Recipe, session: Session, *, start: Checkpoint | None = Non
 def build_placed(recipe: Recipe, data: Data, session: Session, start: Checkpoint | None) -> tuple[nn.Module, Coverage | None]:
     """Build a recipe's model where it will run: its ranges found, or filled from a checkpoint.
 
-    Args:
-        recipe: Which.
-        data: Decides the number of classes, and yields the images that ranges are found on.
-        session: Where.
-        start: A checkpoint; None means float weights as the recipe says, and calibration.
-
     Returns:
         The model, and its coverage (None in full precision).
-
-    Raises:
-        StillbitError: Whatever building meets.
     """
     seed_all(recipe.training.seed)
     named = recipe.model if start is None else replace(recipe.model, weights="random")
@@ -137,12 +116,7 @@ def build_placed(recipe: Recipe, data: Data, session: Session, start: Checkpoint
 
 
 def build_blank(recipe: Recipe, num_classes: int) -> nn.Module:
-    """Build a recipe's model on the CPU, prepared, with random weights and without ranges: a checkpoint is to fill it. Needs no data.
-
-    Args:
-        recipe: Which.
-        num_classes: Width of the classifier, where the recipe names none.
-    """
+    """Build a recipe's model on the CPU, prepared, with random weights and without ranges: a checkpoint is to fill it. Needs no data."""
     seed_all(recipe.training.seed)
     model = _random_network(recipe, num_classes)
     session = replace(LOCAL, dtype=torch.float64 if recipe.training.precision == "fp64" else torch.float32)
@@ -152,11 +126,7 @@ def build_blank(recipe: Recipe, num_classes: int) -> nn.Module:
 
 
 def build_trained(trained: Trained) -> nn.Module:
-    """Build a trained model on the CPU, in evaluation mode. Needs no data: the checkpoint knows the number of classes.
-
-    Raises:
-        CheckpointError: If its recipe, which overrides may have changed, makes another model.
-    """
+    """Build a trained model on the CPU, in evaluation mode. Needs no data: the checkpoint knows the number of classes."""
     model = build_blank(trained.recipe, trained_classes(trained))
     _check_same_grids(trained.recipe, trained.checkpoint)
     trained.checkpoint.fill(model)
@@ -183,14 +153,7 @@ def example(recipe: Recipe) -> Tensor:
 
 
 def known_classes(recipe: Recipe) -> int:
-    """Give the width of a recipe's classifier, without the data where it can be known without.
-
-    Args:
-        recipe: Which.
-
-    Raises:
-        DataError: If nothing but the data can tell, and it is not there.
-    """
+    """Give the width of a recipe's classifier, without the data where it can be known without."""
     if recipe.model.num_classes is not None:
         return recipe.model.num_classes
     try:

@@ -218,15 +218,7 @@ def recipes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process.
-
-    Args:
-        arguments: Words of the command line; those of the process if not given.
-
-    Raises:
-        SystemExit: Always. 0 after success, 2 for what the user can put right, 3 if training diverged, 4 if an exported
-            file does not compute what was trained, 5 if the doctor finds an error or a warning, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the command line and leave the process."""
     try:
         app(args=arguments)
     except StillbitError as error:

@@ -54,25 +54,7 @@ def export(
     runtime: str | None = None,
     exact: bool = False,
 ) -> Exported:
-    """Write what a run has trained as a file that other programs read. Needs no data.
-
-    Args:
-        path: A run folder, of which the last checkpoint counts, or a checkpoint.
-        format: "onnx", "packed" (safetensors), or "program" (of torch.export).
-        target: The file; None means RUN/RUN.onnx and the like, or next to the checkpoint under its name.
-        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds.
-        container: How an ONNX file stores weights: "auto", "int8", "int4" or "packed".
-        runtime: Oldest version of ONNX Runtime that is to run an ONNX file; None means the installed one.
-        exact: Run layers of an ONNX file in floats where no integer kernel gives their exact codes.
-
-    Returns:
-        What was written. Class names are in it where the data says them, or else numbers.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be read, or the overrides make another model of it.
-        ExportError: If the model cannot be exported, or the file cannot be written; then there is none.
-        StillbitError: Whatever building meets.
-    """
+    """Write what a run has trained as a file that other programs read. Needs no data."""
     if format not in SUFFIXES:
         raise ExportError(f"format is {format!r}; allowed: {', '.join(SUFFIXES)}")
     if format != "onnx" and (container != "auto" or runtime is not None or exact):

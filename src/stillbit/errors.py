@@ -73,14 +73,7 @@ class Interrupted(StillbitError):  # noqa: N818 - not an error of anybody
 
 @contextmanager
 def requires(*extras: str) -> Iterator[None]:
-    """Name the extra to install where a library of theirs is missing. A decorator, or a context.
-
-    Args:
-        extras: Keys of `EXTRAS`.
-
-    Raises:
-        MissingExtraError: If the body imports a library of these extras that is not installed.
-    """
+    """Name the extra to install where a library of theirs is missing. A decorator, or a context."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -47,11 +47,7 @@ def checked(init: Callable[_Given, None]) -> Callable[_Given, None]:
 
 
 def check(name: str, value: object, annotation: object) -> None:
-    """Check a number against the bounds in its annotation; anything else passes.
-
-    Raises:
-        RecipeError: If it is out of bounds.
-    """
+    """Check a number against the bounds in its annotation; anything else passes."""
     bounds = _bounds(annotation)
     if isinstance(value, int | float) and not isinstance(value, bool) and not all(_holds(bound, value) for bound in bounds):
         raise RecipeError(f"{name} is {value}; allowed: {_words(bounds)}")

@@ -30,22 +30,7 @@ RECIPE = "recipe.yaml"
 
 
 def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Callable[[str], None] | None = None) -> dict[str, float]:
-    """Train a recipe into a run folder. Under torchrun, call it in every process.
-
-    Args:
-        recipe: What to train.
-        folder: The run folder; made if it is missing.
-        resume: Continue the run in it. A run that was stopped before its first checkpoint begins again.
-        announce: Is told, on the first process, what is quantized.
-
-    Returns:
-        Figures of the last epoch.
-
-    Raises:
-        CheckpointError: If the folder holds a run and `resume` is not asked for, or no run and it is.
-        RecipeError: If the run in the folder has another recipe, or the recipe does not fit its data or device.
-        StillbitError: Whatever building or training meets.
-    """
+    """Train a recipe into a run folder. Under torchrun, call it in every process."""
     _check_folder(recipe, folder, resume=resume)
     saved = Checkpoint.read(folder / LAST) if resume and (folder / LAST).exists() else None
     session = Session.start(recipe.training)
@@ -73,19 +58,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
 
 
 def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
-    """Evaluate a trained network on its validation split. Nothing is written.
-
-    Args:
-        path: A run folder, of which the last checkpoint counts, or a checkpoint.
-        overrides: Assignments `key.path=value` to the recipe that the checkpoint holds: another data.root, for example.
-
-    Returns:
-        Loss, accuracies and number of images.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be read or holds no recipe, or the overrides make another model of it.
-        StillbitError: Whatever building or evaluating meets.
-    """
+    """Evaluate a trained network on its validation split. Nothing is written."""
     trained = Trained.read(path, overrides)
     session = Session.start(trained.recipe.training)
     data = load_data(trained.recipe.data)
@@ -95,20 +68,7 @@ def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
 
 
 def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportReport:
-    """Make a run folder of a published checkpoint: `validate` evaluates it, and a recipe's `start` takes its `last.pt`.
-
-    Args:
-        recipe: The network, prepared as the checkpoint's was. Its data is opened only if nothing else tells the number of classes.
-        source: A checkpoint of a published codebase.
-        folder: The run folder; made if it is missing, and left as it was if the import fails.
-
-    Returns:
-        What went where.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be read or does not fit, or the folder holds a run or cannot be written.
-        StillbitError: Whatever building meets.
-    """
+    """Make a run folder of a published checkpoint: `validate` evaluates it, and a recipe's `start` takes its `last.pt`."""
     _check_folder(recipe, folder, resume=False)
     published = read_published(source)
     model = build_blank(recipe, known_classes(recipe))

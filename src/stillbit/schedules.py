@@ -142,17 +142,7 @@ class MultiStep:
 
 
 def as_schedule(value: float | Schedule) -> Schedule:
-    """Let a plain number stand where a schedule is expected.
-
-    Args:
-        value: A number, or a schedule.
-
-    Returns:
-        The schedule itself, or a `Constant` of the number.
-
-    Raises:
-        ValueError: If the number is not finite.
-    """
+    """Let a plain number stand where a schedule is expected."""
     return value if callable(value) else Constant(float(value))
 
 

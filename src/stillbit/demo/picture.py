@@ -35,11 +35,6 @@ def draw(panels: Mapping[str, Panel], title: str, path: Path) -> None:
     """Draw one column per method: trajectories of a few weights above, the histogram of all the layer's latents below.
 
     The weights are those that are most restless under the first method, the same in each column.
-
-    Args:
-        panels: By name of the method, the baseline first; all of the same layer.
-        title: What network and bits this is.
-        path: Where the PNG goes.
     """
     baseline = next(iter(panels.values()))
     weights = restless(baseline, _SHOWN)
@@ -58,15 +53,7 @@ def draw(panels: Mapping[str, Panel], title: str, path: Path) -> None:
 
 
 def restless(panel: Panel, count: int) -> NDArray[np.intp]:
-    """Return the weights whose code changes most often over the last steps, most restless first.
-
-    Args:
-        panel: What is known of the layer.
-        count: How many.
-
-    Returns:
-        Column numbers, shape (count,) or fewer.
-    """
+    """Return the weights whose code changes most often over the last steps, most restless first."""
     codes = np.clip(np.round(panel.positions[-_TAIL:]), panel.low, panel.high)
     switches = (np.diff(codes, axis=0) != 0).sum(axis=0)
     return np.argsort(-switches, kind="stable")[:count]

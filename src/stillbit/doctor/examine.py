@@ -140,13 +140,7 @@ def examine_path(path: Path | str, overrides: Sequence[str] = ()) -> Examination
 
 
 def check(name: str, subjects: Sequence[Subject], missing: Mapping[type[Subject], str] | None = None) -> Examination:
-    """Check every rule on the subjects that it is for.
-
-    Args:
-        name: What is examined, for the reader.
-        subjects: Of any kinds; rules on other kinds are left out.
-        missing: Kinds of subjects that could not be had, and why: their rules count as unchecked.
-    """
+    """Check every rule on the subjects that it is for."""
     findings: list[Finding] = []
     checked, unchecked = dict[str, None](), dict[str, Unchecked]()
     for rule in RULES:

@@ -56,12 +56,7 @@ class Seen:
 
 @torch.no_grad()
 def use_of_codes(quantizer: Quantizer, latent: Tensor) -> Codes:
-    """Count a tensor's codes.
-
-    Args:
-        quantizer: With a range.
-        latent: What it quantizes, any shape, with at least one element.
-    """
+    """Count a tensor's codes."""
     grid = quantizer.grid(latent)
     codes = code(latent, grid, quantizer.pins)
     counts = torch.bincount((codes.flatten() - grid.low).nan_to_num().long().clamp(min=0))
@@ -86,13 +81,7 @@ def codes_of_weights(site: WeightSite) -> Codes:
 
 
 def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: Any) -> dict[str, Seen]:
-    """Run an example in evaluation and return what each quantizer saw.
-
-    Args:
-        model: The model; neither its state nor its modes change.
-        quantizers: By name.
-        example: A tensor, or a tuple of positional inputs.
-    """
+    """Run an example in evaluation and return what each quantizer saw."""
     seen: dict[str, Seen] = {}
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
@@ -108,12 +97,7 @@ def watch_example(model: nn.Module, quantizers: dict[str, Quantizer], example: A
 
 
 def divergences(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, float]:
-    """Return for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels.
-
-    Args:
-        model: The model; nothing of it changes.
-        batches: Inputs.
-    """
+    """Return for each batch norm the KL divergence of its running statistics from those of the batches, in nats, mean over channels."""
     before = batchnorm_statistics(model)
     loader = [(batch,) for batch in batches]
     return batchnorm_divergences(before, estimate_batchnorm(model, loader, batches=len(loader))) if before else {}

@@ -20,11 +20,7 @@ _LINES = 24  # layers that are listed one by one
 
 
 def check_card(path: Path) -> None:
-    """Look at what would be replaced by the card of a file.
-
-    Raises:
-        ExportError: If it is another text than a card, or the file itself.
-    """
+    """Look at what would be replaced by the card of a file."""
     card = path.with_suffix(".md")
     if card == path:
         raise ExportError(f"{path}: is the name of a model card; allowed: one that does not end with .md")
@@ -33,27 +29,14 @@ def check_card(path: Path) -> None:
 
 
 def write_card(path: Path, packed: PackedModel) -> None:
-    """Write NAME.md next to NAME.safetensors; the section on licence and sources of a card that is there stays.
-
-    Args:
-        path: The packed file.
-        packed: What is in it.
-
-    Raises:
-        ExportError: If it cannot be written.
-    """
+    """Write NAME.md next to NAME.safetensors; the section on licence and sources of a card that is there stays."""
     card = path.with_suffix(".md")
     kept = _text(card).partition(f"\n{_YOURS}\n")[2] if card.exists() else ""
     write_whole(card, (model_card(path, packed) + (kept or _TO_FILL_IN)).encode())
 
 
 def model_card(path: Path, packed: PackedModel) -> str:
-    """Return the text of a card, up to the heading of the section that the user fills in.
-
-    Args:
-        path: The packed file.
-        packed: What is in it.
-    """
+    """Return the text of a card, up to the heading of the section that the user fills in."""
     layers, manifest = layers_of(packed.program), packed.manifest
     sections = [
         f"{_MARK}\n# {path.stem}",

@@ -31,17 +31,7 @@ _DEVICES = ("cpu",)
 
 
 def to_document(program: Program) -> dict[str, Any]:
-    """Return a program's calls; its tensors are stored apart.
-
-    Args:
-        program: The program.
-
-    Returns:
-        `{"input_shape", "calls", "output"}` of dicts, lists, strings, numbers, booleans and None.
-
-    Raises:
-        ExportError: If the program has an operation, an argument or a name that cannot be written; the message names it.
-    """
+    """Return a program's calls; its tensors are stored apart."""
     graph, calls, output = program.module.graph, [], None
     for node in graph.nodes:
         if node.op == "call_function":
@@ -59,15 +49,7 @@ def tensor_names(program: Program) -> set[str]:
 
 
 def from_document(document: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Program:
-    """Make a program of what `to_document` gave.
-
-    Args:
-        document: As it was given; it may have been through JSON.
-        tensors: By name, those that the program reads among them.
-
-    Raises:
-        ExportError: If the document is of another form, refers to what is not there, or names an operation that is not allowed.
-    """
+    """Make a program of what `to_document` gave."""
     try:
         reader = _Reader(tensors)
         calls = [reader.call(one) for one in document["calls"]]
@@ -81,22 +63,14 @@ def from_document(document: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a tensor back.
-
-    Raises:
-        ExportError: If it is none: letters, digits and a few signs, parted by dots.
-    """
+    """Return the name of a tensor back."""
     if not all(_PART.fullmatch(part) for part in name.split(".")):
         raise ExportError(f"tensor {name!r}: not a name that can be stored; allowed: letters, digits, _ + : / - and spaces between dots")
     return name
 
 
 def operation(name: str) -> Callable[..., Any]:
-    """Return the operation of a name, e.g. "aten.conv2d.default" or "operator.mul".
-
-    Raises:
-        ExportError: If it is not allowed in a program, or this version of torch has none such.
-    """
+    """Return the operation of a name, e.g. "aten.conv2d.default" or "operator.mul"."""
     if name in _OPERATORS:
         return _OPERATORS[name]
     if name not in _OWN and not _OPERATION.fullmatch(name):

@@ -9,16 +9,7 @@ from stillbit.errors import ExportError
 
 
 def write_whole(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Write a file so that at every moment `path` holds what it held before or the new content, whole.
-
-    Args:
-        path: The file; its folder exists.
-        content: All bytes.
-        check: Looks at the finished file, which has another name in the same folder still; if it raises, the file goes away.
-
-    Raises:
-        ExportError: If it cannot be written (a full disk, no permission).
-    """
+    """Write a file so that at every moment `path` holds what it held before or the new content, whole."""
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the ending stays: some readers go by it
     try:
         with temporary.open("wb") as file:

@@ -16,16 +16,7 @@ _REACH = 8  # operations behind a node that may be fused into it
 
 
 def kernels_used(model: Any, optimized: Any, nodes: list[str]) -> dict[str, str]:
-    """Find the kernels of nodes.
-
-    Args:
-        model: The file, an `onnx.ModelProto`.
-        optimized: What ONNX Runtime makes of it (`runtime.optimized`).
-        nodes: Names of nodes of the file that multiply.
-
-    Returns:
-        By name, the operator that runs ("QLinearConv", "FusedConv"); "" where none was found.
-    """
+    """Find the kernels of nodes."""
     multiplying = [node for node in optimized.graph.node if node.op_type in INTEGER | _FLOAT]
     by_name = {node.name.split(_AGAIN)[0]: node.op_type for node in multiplying}
     by_output = {_plain(output): node.op_type for node in multiplying for output in (*node.output, node.name)}

@@ -116,15 +116,7 @@ class Manifest:
 
 
 def manifest_of(text: str, where: str) -> Manifest:
-    """Read what `Manifest.to_json` gave.
-
-    Args:
-        text: JSON.
-        where: The file's name, for the message.
-
-    Raises:
-        ExportError: If it is no such text, or of another format.
-    """
+    """Read what `Manifest.to_json` gave."""
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -137,11 +129,7 @@ def manifest_of(text: str, where: str) -> Manifest:
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """Read the description of an ONNX file.
-
-    Raises:
-        ExportError: If it is no ONNX file, or not one of ours.
-    """
+    """Read the description of an ONNX file."""
     import onnx
 
     try:

@@ -43,19 +43,7 @@ def _(
 
 @torch.library.custom_op("stillbit::dequantize", mutates_args=())
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, shift: float, bits: int, label: str) -> Tensor:
-    """Return the values of codes of a weight.
-
-    Args:
-        codes: Whole numbers, int8 or uint8.
-        scale: Scale of the grid; broadcasts against `codes`.
-        zero_point: In the scale's shape; None: 0.
-        shift: Offset of the grid in units of the scale.
-        bits: Width of the codes.
-        label: Name of the quantizer.
-
-    Returns:
-        Values, in the shape of `codes` and the dtype of `scale`.
-    """
+    """Return the values of codes of a weight."""
     del bits, label
     return grids.value(codes.to(scale.dtype), _grid(scale, zero_point, shift, 0, 0))
 

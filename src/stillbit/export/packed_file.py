@@ -49,17 +49,7 @@ class Content:
 
 
 def write_content(path: Path, content: Content, widths: Mapping[str, int], check: Callable[[Path], None] | None = None) -> None:
-    """Write a packed file, whole or not at all.
-
-    Args:
-        path: The file.
-        content: Its manifest gets the entries "sha256", "format", "packed" and "compressed".
-        widths: Bits of the tensors that are codes, int8 or uint8.
-        check: As `write_whole` has it.
-
-    Raises:
-        ExportError: If a value is none that JSON knows, or the file cannot be written.
-    """
+    """Write a packed file, whole or not at all."""
     assert _DOCUMENT not in content.tensors
     packer = _Packer(widths)
     for name, tensor in content.tensors.items():
@@ -73,11 +63,7 @@ def write_content(path: Path, content: Content, widths: Mapping[str, int], check
 
 
 def read_content(path: Path) -> Content:
-    """Read a packed file. Nothing in it is executed.
-
-    Raises:
-        ExportError: If there is no such file, it is cut, damaged, foreign, or of a newer stillbit.
-    """
+    """Read a packed file. Nothing in it is executed."""
     metadata, stored = _read(path)
     if _MANIFEST not in metadata:
         raise ExportError(f"{path}: not a packed file of stillbit (its metadata has no entry {_MANIFEST!r})")

@@ -84,14 +84,7 @@ def predict(path: Path, images: Iterable[Path], top: int = 5) -> Iterator[tuple[
 
 
 def read_predictor(path: Path) -> Predictor:
-    """Read a network and how its images are prepared out of an exported file.
-
-    Args:
-        path: An ONNX file, a packed one, or a program of torch.export.
-
-    Raises:
-        ExportError: If there is no such file, it is no file of ours, or it was exported without the preparation of its images.
-    """
+    """Read a network and how its images are prepared out of an exported file."""
     network, preprocessing, classes = _READERS[_kind(path)](path)
     if preprocessing is None:
         raise ExportError(f"{path}: does not say how its images are prepared; allowed: a file that was exported with preprocessing")
@@ -99,14 +92,7 @@ def read_predictor(path: Path) -> Predictor:
 
 
 def images_in(paths: Iterable[Path]) -> list[Path]:
-    """Give image files: those that are named, and of a folder all that are in it or below, in order.
-
-    Args:
-        paths: Files and folders.
-
-    Raises:
-        DataError: If a folder holds no image.
-    """
+    """Give image files: those that are named, and of a folder all that are in it or below, in order."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[Path] = []
     for path in paths:

@@ -65,14 +65,7 @@ class Reference:
 
 
 def build_program(calls: list[Call], tensors: Mapping[str, Tensor], output: Any, input_shape: tuple[int, ...]) -> Program:
-    """Make a program of its calls.
-
-    Args:
-        calls: In order; each refers to earlier ones.
-        tensors: By name; dots part the tree.
-        output: References, as the network gives them.
-        input_shape: Shape of an input, without the batch.
-    """
+    """Make a program of its calls."""
     root, graph = _tree(tensors), fx.Graph()
     nodes: dict[str, fx.Node] = {INPUT: graph.placeholder(INPUT)}
     nodes[INPUT].meta |= {"layer": "", "shape": (None, *input_shape)}

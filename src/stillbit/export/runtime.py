@@ -21,20 +21,7 @@ Session = Callable[[Array], dict[str, Array]]
 
 
 def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = False, where: str = "the file") -> Session:
-    """Load an ONNX model into a runtime, on the CPU.
-
-    Args:
-        model: An `onnx.ModelProto` with one input.
-        runtime: "onnxruntime" or "openvino".
-        precise: Whether ONNX Runtime avoids kernels that can saturate.
-        where: The file's name, for messages.
-
-    Returns:
-        From the input to the outputs by name; raises ExportError where the runtime fails.
-
-    Raises:
-        ExportError: If the runtime is not known, not installed, or refuses the file.
-    """
+    """Load an ONNX model into a runtime, on the CPU."""
     if runtime not in RUNTIMES:
         raise ExportError(f"runtime is {runtime!r}; allowed are {', '.join(RUNTIMES)}")
     try:
@@ -74,11 +61,7 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
 
 
 def optimized(model: Any, *, precise: bool = False, where: str = "the file") -> Any:
-    """Return the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`.
-
-    Raises:
-        ExportError: If ONNX Runtime refuses the file.
-    """
+    """Return the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:

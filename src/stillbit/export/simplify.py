@@ -21,10 +21,6 @@ def simplify(exported: ExportedProgram, input_shape: tuple[int, ...]) -> Program
     Left out are: what the output does not need; dropout, conversions and slices that change nothing. What does not depend on the input
     is computed now and becomes a tensor of its own, unless that would store more bytes (position biases of windows). An operation
     in place becomes the one that gives a new tensor.
-
-    Args:
-        exported: The trace of a network with one input.
-        input_shape: Shape of an input, without the batch.
     """
     return _Simplifier(exported).program(input_shape)
 

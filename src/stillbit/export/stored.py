@@ -38,21 +38,7 @@ class _End:
 def stored_codes(
     model: Any, names: list[str], where: str = "the file", *, centred: bool = True, runtime: str = "onnxruntime"
 ) -> dict[str, Array]:
-    """Return weights' codes as whole numbers, evaluated by a runtime.
-
-    Args:
-        model: An `onnx.ModelProto`.
-        names: Of the initializers; what a graph makes of one before it is multiplied or dequantized is followed.
-        where: The file's name, for messages.
-        centred: Whether zero points are taken off.
-        runtime: "onnxruntime" or "openvino".
-
-    Returns:
-        By name, int64, in the shape that the file multiplies.
-
-    Raises:
-        ExportError: If a name is not in the file, or no integers come of it.
-    """
+    """Return weights' codes as whole numbers, evaluated by a runtime."""
     constants = _constants(model.graph)
     ends = {name: _end(model.graph, name, constants, where) for name in dict.fromkeys(names)}
     wanted = [one for end in ends.values() for one in (end.codes, end.zero_point) if one]

@@ -18,19 +18,7 @@ Written = Callable[[Array, Mapping[str, Array]], dict[str, Array]]
 
 
 def as_written(model: Any, names: Iterable[str], where: str = "the file") -> Written:
-    """Load an ONNX model (`onnx.ModelProto`) such that nothing is fused, cut at codes.
-
-    Args:
-        model: The file.
-        names: Of the uint8 tensors at which it is cut: what reads one reads what is given for it.
-        where: The file's name, for messages.
-
-    Returns:
-        From an input and the tensors to be read, by name, to the tensors that are computed of them, by name.
-
-    Raises:
-        ExportError: If ONNX Runtime refuses the file.
-    """
+    """Load an ONNX model (`onnx.ModelProto`) such that nothing is fused, cut at codes."""
     import onnxruntime
 
     names = list(dict.fromkeys(names))

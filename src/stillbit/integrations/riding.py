@@ -109,17 +109,7 @@ class Riders:
 
 
 def reestimated(model: nn.Module, loader: Iterable[Any] | None, batches: int) -> dict[str, float]:
-    """Re-estimates batch norm, if there is a loader, and draws no random number of the training's.
-
-    Args:
-        model: The model, whose forward takes the first element of a batch.
-        loader: Batches of training data; None: nothing is done.
-        batches: How many to use.
-
-    Returns:
-        `batchnorm_divergence`, the largest divergence of old statistics from the new ones by layer (0 without a batch norm); nothing
-        without a loader.
-    """
+    """Re-estimates batch norm, if there is a loader, and draws no random number of the training's."""
     if loader is None:
         return {}
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}

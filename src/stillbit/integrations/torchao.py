@@ -46,11 +46,7 @@ def whole_model(module: nn.Module, name: str) -> bool:
 
 @register_quantize_module_handler(StillbitConfig)  # type: ignore[untyped-decorator]
 def _prepare(module: nn.Module, config: StillbitConfig) -> nn.Module:
-    """Prepare what `quantize_` gives, in place.
-
-    Raises:
-        PrepareError: If it is a single layer, or `prepare` refuses it.
-    """
+    """Prepare what `quantize_` gives, in place."""
     if not any(True for _ in module.children()):
         raise PrepareError(
             f"quantize_ gave a single {type(module).__name__}, StillbitConfig needs the whole model; "

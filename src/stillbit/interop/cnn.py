@@ -45,18 +45,7 @@ def is_of_cnn_code(state: Mapping[str, Tensor]) -> bool:
 
 
 def place_cnn(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
-    """Plan the import of a quantized state dict of the CNN code.
-
-    Args:
-        checkpoint: What was read.
-        model: A prepared model.
-
-    Returns:
-        The plan.
-
-    Raises:
-        CheckpointError: If the model is not prepared, or as a vision transformer; or a tensor does not fit.
-    """
+    """Plan the import of a quantized state dict of the CNN code."""
     quantized = any(isinstance(module, Quantizer) for module in model.modules())
     if not quantized or any(isinstance(module, Shifted) for module in model.modules()):
         state = "prepared for the ViT code" if quantized else "in full precision"

@@ -39,9 +39,6 @@ def fused_layers(model: nn.Module) -> list[FusedLayer]:
     """Return the layers of a network by both names, in module order.
 
     timm's MobileNetV2 has other module names than the published one, and the same layers in the same order.
-
-    Args:
-        model: The network, prepared or not.
     """
     timm = hasattr(model, "conv_stem") and hasattr(model, "conv_head") and isinstance(getattr(model, "blocks", None), nn.Sequential)
     return list(_of_timm(model) if timm else _scan(model, "", ""))

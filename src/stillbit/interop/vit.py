@@ -74,18 +74,7 @@ def is_of_vit_code(state: Mapping[str, Tensor]) -> bool:
 
 
 def place_vit(checkpoint: PublishedCheckpoint, model: nn.Module) -> Placing:
-    """Plan the import of a quantized state dict of the ViT code.
-
-    Args:
-        checkpoint: What was read.
-        model: A model prepared by `QuantConfig.for_vit(bits, published=True)`.
-
-    Returns:
-        The plan.
-
-    Raises:
-        CheckpointError: If the model is prepared otherwise, the checkpoint is of other widths, or a tensor does not fit.
-    """
+    """Plan the import of a quantized state dict of the ViT code."""
     _check_model(checkpoint, model)
     _check_bits(checkpoint, model)
     placing = Placing(checkpoint.origin, model)

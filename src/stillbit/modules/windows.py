@@ -78,14 +78,5 @@ def _rolled_over(size: int, shift: int, like: Tensor) -> Tensor:
 
 
 def position_bias(table: Tensor, index: Tensor, tokens: int) -> Tensor:
-    """Look up the bias of each pair of places in a window.
-
-    Args:
-        table: (distances, h).
-        index: Which distance a pair has, `tokens * tokens` in any shape.
-        tokens: Places in a window.
-
-    Returns:
-        (1, h, tokens, tokens).
-    """
+    """Look up the bias of each pair of places in a window."""
     return table[index.flatten()].view(1, tokens, tokens, -1).permute(0, 3, 1, 2)

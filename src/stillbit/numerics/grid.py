@@ -115,18 +115,7 @@ class Range(NamedTuple):
 
 
 def fit_range(x_min: Tensor, x_max: Tensor, *, bits: int, symmetric: bool, signed: bool | None = None) -> Range:
-    """Fit a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code.
-
-    Args:
-        x_min: Smallest latent, one element or one per channel.
-        x_max: Largest latent, same shape.
-        bits: Width of the codes.
-        symmetric: Whether zero has code 0.
-        signed: Whether a symmetric grid has negative codes. None: if any channel has a negative latent. False cuts the range at 0.
-
-    Returns:
-        Scale, zero point and sign.
-    """
+    """Fit a grid to a range (docs/spec/cnn.md, 1.2): zero is always inside, the larger limit of a symmetric grid gets the largest code."""
     low, high = x_min.clamp_max(0.0), x_max.clamp_min(SCALE_FLOOR)
     if symmetric:
         if signed is None:

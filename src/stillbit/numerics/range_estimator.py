@@ -52,11 +52,6 @@ class RangeEstimator(ABC):
     def _estimate(self, x: Tensor, smallest: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
         """Take in a batch of finite values and return the range.
 
-        Args:
-            x: This rank's share of the batch, float32 or float64.
-            smallest: Smallest value of each channel over all ranks, (channels).
-            largest: Largest value, likewise.
-
         Returns:
             Lower and upper ends, (channels), any floating dtype.
         """

@@ -140,25 +140,6 @@ def advance(
 
     A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
     however long ago that was. A weight whose frequency is above the threshold is pinned to its average code as it was before this step.
-
-    Args:
-        previous: The history, as the four that follow.
-        direction: See `History`.
-        frequency: See `History`.
-        total: See `History`.
-        average: See `History`; None: weights are pinned to the code of the moment.
-        pins: int8: codes that hold, or `FREE`.
-        latent: The weight.
-        scale: Its grid (kernels.py), as the four that follow.
-        zero_point: None for 0.
-        shift: Offset of the grid in units of the scale.
-        low: Smallest code.
-        high: Largest code.
-        kept: See `Momentum`, as the two that follow.
-        of_oscillation: Share of this step in the frequency.
-        of_code: Share of this step in the average.
-        threshold: Of no axis, float64; infinity pins none.
-        pinning: How to pin; None: not at all, and pins and latent stay untouched.
     """
     (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
     moved = (previous.to(code.dtype) - code).sign()

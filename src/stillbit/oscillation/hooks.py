@@ -43,11 +43,7 @@ _rides: WeakKeyDictionary[Optimizer, _Ride] = WeakKeyDictionary()
 
 
 def lift_scales(model: nn.Module, optimizer: Optimizer) -> bool:
-    """Let each real step end by lifting the model's scales to their floor, so that none drifts below what forward would use.
-
-    Returns:
-        Whether nothing was riding on this optimizer before.
-    """
+    """Let each real step end by lifting the model's scales to their floor, so that none drifts below what forward would use."""
     first = optimizer not in _rides
     if first:
         _rides[optimizer] = _Ride()
@@ -94,11 +90,7 @@ def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def innermost_optimizer(optimizer: object, where: str = "attach") -> Optimizer:
-    """Return the torch optimizer in a wrapper that keeps it in `.optimizer` (Accelerate, Lightning), or the optimizer itself.
-
-    Raises:
-        PrepareError: If there is none.
-    """
+    """Return the torch optimizer in a wrapper that keeps it in `.optimizer` (Accelerate, Lightning), or the optimizer itself."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
     if not isinstance(optimizer, Optimizer):
@@ -107,11 +99,7 @@ def innermost_optimizer(optimizer: object, where: str = "attach") -> Optimizer:
 
 
 def stepping_optimizer(optimizer: object) -> Optimizer:
-    """Return the optimizer whose hooks run at each step.
-
-    Raises:
-        PrepareError: If it is no torch optimizer, or its `step` does not run torch's hooks (timm's Lookahead).
-    """
+    """Return the optimizer whose hooks run at each step."""
     found = innermost_optimizer(optimizer)
     if not getattr(type(found).step, "hooked", False):
         name = type(found).__name__
@@ -120,11 +108,7 @@ def stepping_optimizer(optimizer: object) -> Optimizer:
 
 
 def check_holds_scales(optimizer: Optimizer, model: nn.Module) -> None:
-    """Check that the optimizer trains every trainable parameter of the model's quantizers.
-
-    Raises:
-        PrepareError: If it misses one; the message names the first.
-    """
+    """Check that the optimizer trains every trainable parameter of the model's quantizers."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [
         f"{name}.{kind}"
@@ -154,11 +138,6 @@ def _gradient_scale(optimizer: Optimizer) -> Tensor | float:
 
 def _call_before_update(call: Closure, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Call `call` when the gradients of this step are there: now, or after the step's closure, which computes them.
-
-    Args:
-        call: What to call.
-        args: Positional arguments of `step`, the optimizer itself first.
-        kwargs: Keyword arguments of `step`.
 
     Returns:
         Arguments for `step` with a closure that ends by `call`; None where there is no closure.

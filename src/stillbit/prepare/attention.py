@@ -36,18 +36,7 @@ def quantized_attention(module: nn.Module) -> type[nn.Module] | None:
 
 
 def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
-    """Find the attention layers to be quantized.
-
-    Args:
-        model: A float model.
-        config: The configuration.
-
-    Returns:
-        Layers by name; none where the configuration leaves attention in full precision.
-
-    Raises:
-        PrepareError: If the products of one cannot be quantized in the form asked for.
-    """
+    """Find the attention layers to be quantized."""
     if config.attention == "float":
         return {}
     known = {name: module for name, module in model.named_modules() if quantized_attention(module)}
@@ -60,17 +49,7 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
 
 
 def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> None:
-    """Refuse a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention.
-
-    Args:
-        model: The float model.
-        attention: Its layers that will be quantized.
-        trace: What a run of the model told.
-        config: The configuration.
-
-    Raises:
-        PrepareError: If there is one that no override leaves in full precision, or the model has no attention at all.
-    """
+    """Refuse a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention."""
     if config.attention == "float":
         return
     for name in trace.softmaxes:
@@ -103,14 +82,7 @@ def with_projections(trace: Trace, attention: dict[str, nn.Module]) -> Trace:
 
 
 def swap_attention(model: nn.Module, name: str, trace: Trace, config: QuantConfig) -> None:
-    """Put the quantized form of an attention layer in its place; its projections are other layers' business.
-
-    Args:
-        model: The model.
-        name: Name of the layer.
-        trace: What a run of the float model told.
-        config: The configuration.
-    """
+    """Put the quantized form of an attention layer in its place; its projections are other layers' business."""
     layer = model.get_submodule(name)
     kind = quantized_attention(layer)
     assert kind is not None

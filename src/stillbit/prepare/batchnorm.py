@@ -58,16 +58,7 @@ def batchnorm_statistics(model: nn.Module) -> dict[str, Statistics]:
 
 
 def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int = 50) -> dict[str, Statistics]:
-    """Return what `reestimate_batchnorm` would write, and leave the model as it is.
-
-    Args:
-        model: Any model.
-        loader: See there.
-        batches: See there.
-
-    Raises:
-        DataError: See there.
-    """
+    """Return what `reestimate_batchnorm` would write, and leave the model as it is."""
     sums = {name: _Sums(layer) for name, layer in _layers(model).items()}
     reference = next(model.parameters())
     seen = 0
@@ -117,18 +108,7 @@ def batchnorm_divergences(old: Mapping[str, Statistics], new: Mapping[str, Stati
 
 
 def gaussian_divergence(old_mean: Tensor, old_var: Tensor, new_mean: Tensor, new_var: Tensor, smallest: float = 1e-12) -> float:
-    """Return KL(new || old) between Gaussians, mean over channels.
-
-    Args:
-        old_mean: Shape (channels), as all.
-        old_var: Variances of the old statistics.
-        new_mean: Means of the new statistics.
-        new_var: Variances of the new statistics.
-        smallest: Floor of the variances.
-
-    Returns:
-        The divergence in nats.
-    """
+    """Return KL(new || old) between Gaussians, mean over channels."""
     old, new = old_var.double().clamp(min=smallest), new_var.double().clamp(min=smallest)
     distance = (new_mean.double() - old_mean.double()) ** 2
     return float((0.5 * (torch.log(old / new) + (new + distance) / old - 1.0)).mean())

@@ -58,15 +58,8 @@ def _widths(covered: tuple[Covered, ...]) -> str:
 def measure_coverage(model: nn.Module, example: Any) -> tuple[Tensor, dict[str, Covered]]:
     """Run the example and record what each quantizer sees.
 
-    Args:
-        model: A prepared model.
-        example: Its input.
-
     Returns:
         The model's output, and the quantizers in call order.
-
-    Raises:
-        PrepareError: For a quantizer that is never called, or called with two shapes.
     """
     quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
     seen: dict[str, tuple[int, ...]] = {}

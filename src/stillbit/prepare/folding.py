@@ -24,11 +24,6 @@ def fold_activations(model: nn.Module, example: Any, *, balanced: bool) -> None:
 
     An activation is left alone if a hook of the user's sees its output, if one of its readers also quantizes another tensor, or if a
     reader is tied to a further tensor.
-
-    Args:
-        model: A model with all its quantizers, bypassed.
-        example: Its input.
-        balanced: Save what quantizers give where the float model saves an activation's input too: as many bytes, one pass less.
     """
     activations = {module: found for module in model.modules() if (found := _foldable(module)) is not None}
     if not activations:

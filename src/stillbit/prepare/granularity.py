@@ -7,18 +7,7 @@ from stillbit.prepare.policy import QuantConfig
 
 
 def layer_input_quantizer(layer: nn.Module, shape: tuple[int, ...], bits: int, config: QuantConfig, *, signed: bool | None) -> nn.Module:
-    """Make the quantizer of a layer's input.
-
-    Args:
-        layer: A convolution or a linear layer.
-        shape: Shape of its input, batch included.
-        bits: Width.
-        config: The configuration.
-        signed: Whether codes may be negative; None lets calibration decide.
-
-    Returns:
-        A quantizer, or one between two learned biases.
-    """
+    """Make the quantizer of a layer's input."""
     quantizer = config.activation_quantizer(bits, input_scale_shape(layer, shape, config), signed=signed)
     if not config.learned_shifts:
         return quantizer

@@ -37,20 +37,7 @@ class OutputPlan:
 
 
 def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], example: Any) -> OutputPlan:
-    """Decide which outputs are quantized, and how wide. Changes nothing.
-
-    Args:
-        model: A float model.
-        config: The configuration.
-        order: Its layers in call order.
-        example: The model's input.
-
-    Returns:
-        The plan; empty under `lsq_paper`, and where activations have 32 bits.
-
-    Raises:
-        PrepareError: If the policy quantizes outputs and a layer is in no block of the table.
-    """
+    """Decide which outputs are quantized, and how wide. Changes nothing."""
     policy = POLICIES[config.policy]
     if policy.inputs and (not policy.integer or config.activation_bits == FLOAT_BITS):
         return OutputPlan()
@@ -62,13 +49,7 @@ def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], exampl
 
 
 def attach_outputs(model: nn.Module, plan: OutputPlan, config: QuantConfig) -> None:
-    """Put the planned quantizers into a model whose layers are swapped already.
-
-    Args:
-        model: The model.
-        plan: What `plan_outputs` gave for it.
-        config: The configuration.
-    """
+    """Put the planned quantizers into a model whose layers are swapped already."""
     device = next(model.parameters()).device
     quantizers = {place: _attach(model, place, config.activation_quantizer(bits).to(device)) for place, bits in plan.widths.items()}
     for layer, place in plan.ties.items():

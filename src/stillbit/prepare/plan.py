@@ -26,17 +26,7 @@ class LayerPlan:
 
 
 def plan_layers(model: nn.Module, layers: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> dict[str, LayerPlan]:
-    """Decide the widths of each layer.
-
-    Args:
-        model: The float model.
-        layers: The layers to be swapped, by name.
-        trace: What a run told: the call order, by which the first and the last are known, and where inputs come from.
-        config: The configuration.
-
-    Returns:
-        One plan a layer.
-    """
+    """Decide the widths of each layer."""
     last = _classifiers(model, trace.order)
     return {name: _plan(name, layer, trace, config, last=name in last) for name, layer in layers.items()}
 

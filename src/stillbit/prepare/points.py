@@ -56,15 +56,7 @@ class Points:
 
 
 def find_points(model: nn.Module, layers: Collection[str]) -> Points:
-    """Look every module up in the table.
-
-    Args:
-        model: A float model.
-        layers: Names of its layers.
-
-    Returns:
-        The points of all blocks that the table describes; none for a model of other classes.
-    """
+    """Look every module up in the table."""
     points = Points()
     for name, module in model.named_modules():
         entry = table_entry(module)
@@ -86,12 +78,6 @@ def preceding_places(model: nn.Module, points: Points, layers: Collection[str], 
     """Run the example and return, for each layer, the place that was passed last before the layer's first call.
 
     An average pool reads the tensor of this place if it stands between the two; so does the layer itself if nothing does.
-
-    Args:
-        model: A float model.
-        points: Its points.
-        layers: Names of the layers of interest.
-        example: The model's input.
     """
     passed: list[Place] = []
     preceding: dict[str, Place] = {}

@@ -41,15 +41,7 @@ def watched(modules: dict[str, nn.Module], on_call: Callable[[str, tuple[Any, ..
 
 
 def run_example(model: nn.Module, example: Any) -> Tensor:
-    """Run the example and return the model's output, several outputs joined into one vector.
-
-    Args:
-        model: The model.
-        example: Its input: a tensor, or a tuple of positional inputs.
-
-    Raises:
-        PrepareError: If the example does not fit the model.
-    """
+    """Run the example and return the model's output, several outputs joined into one vector."""
     inputs = example if isinstance(example, tuple) else (example,)
     try:
         with evaluation(model):
@@ -91,16 +83,7 @@ class Trace:
 
 
 def trace_example(model: nn.Module, layers: Collection[str], example: Any) -> Trace:
-    """Run the example and watch.
-
-    Args:
-        model: A float model.
-        layers: Names of the layers of interest.
-        example: The model's input.
-
-    Returns:
-        What was seen.
-    """
+    """Run the example and watch."""
     watch = _Watch(frozenset(layers))
     handles = []
     for name, module in model.named_modules():

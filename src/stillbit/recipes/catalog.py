@@ -16,14 +16,7 @@ def names() -> list[str]:
 
 
 def text(name: str) -> str:
-    """Return a recipe as it was written, comments included.
-
-    Args:
-        name: A shipped recipe (`mobilenetv2_w3a3_freeze`), or the path of a YAML file.
-
-    Raises:
-        RecipeError: If there is neither.
-    """
+    """Return a recipe as it was written, comments included."""
     if name in names():
         return (resources.files("stillbit.recipes") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
     path = Path(name)

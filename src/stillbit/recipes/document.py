@@ -38,18 +38,7 @@ for _end in (_Loader, _Dumper):
 
 
 def parse(text: str, origin: str) -> Any:
-    """Read one YAML document.
-
-    Args:
-        text: The document.
-        origin: What to call it in an error: a file, or an override.
-
-    Returns:
-        Mappings, lists, strings, numbers, booleans and None, nested.
-
-    Raises:
-        RecipeError: If the text is not YAML, or a mapping has a key twice.
-    """
+    """Read one YAML document."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:

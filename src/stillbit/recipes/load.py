@@ -28,18 +28,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:
-    """Make a recipe of what a document holds.
-
-    Args:
-        content: What a recipe's YAML parses to, or what a checkpoint keeps of its recipe; it is not changed.
-        overrides: As of `load`.
-
-    Returns:
-        The complete recipe.
-
-    Raises:
-        RecipeError: As of `load`.
-    """
+    """Make a recipe of what a document holds."""
     if not isinstance(content, Mapping):
         return from_mapping(Recipe, content)  # says what is allowed
     mapping = deepcopy(dict(content))

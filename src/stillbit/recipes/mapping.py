@@ -21,21 +21,7 @@ Config = TypeVar("Config")
 
 
 def from_mapping(config: type[Config], given: object, path: str = "", base: Config | None = None) -> Config:
-    """Build a dataclass from a mapping of its fields.
-
-    Args:
-        config: The dataclass.
-        given: What a YAML document holds at `path`.
-        path: Keys that lead here, joined by dots; empty at the top.
-        base: What fields that are not given are taken from; their own defaults if there is none. A section inherits
-            from its default in the dataclass that holds it, so that a recipe may change one value of it.
-
-    Returns:
-        The dataclass.
-
-    Raises:
-        RecipeError: For an unknown or missing key, and for a value of the wrong type or out of range.
-    """
+    """Build a dataclass from a mapping of its fields."""
     if not isinstance(given, Mapping):
         raise RecipeError(f"{path or 'recipe'} is {_show(given)}; allowed: a mapping of keys to values")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, config)) if field.init}
@@ -60,14 +46,7 @@ def from_mapping(config: type[Config], given: object, path: str = "", base: Conf
 
 
 def to_mapping(config: object) -> dict[str, Any]:
-    """Give the fields of a dataclass, nested ones too, as YAML can hold them.
-
-    Args:
-        config: A dataclass whose leaves are what `from_mapping` accepts.
-
-    Returns:
-        A mapping that `from_mapping` turns into an equal dataclass.
-    """
+    """Give the fields of a dataclass, nested ones too, as YAML can hold them."""
     fields = dataclasses.fields(typing.cast(Any, config))
     return {field.name: _plain(getattr(config, field.name)) for field in fields if field.init}
 

@@ -46,20 +46,7 @@ class ModelConfig:
 
 
 def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.Module:
-    """Build the float network and give it its weights.
-
-    Args:
-        config: Which network.
-        num_classes: Classes of the data; holds where the config names no number.
-        channels: Channels of an image.
-
-    Returns:
-        The network, on the CPU.
-
-    Raises:
-        RecipeError: If the source has no network of that name, or it cannot take these images.
-        CheckpointError: If the weights cannot be fetched or read, or belong to another network.
-    """
+    """Build the float network and give it its weights."""
     width = config.num_classes or num_classes
     model = _SOURCES[config.source](config, width, channels)
     if not config.drop_path:
@@ -70,14 +57,7 @@ def build_model(config: ModelConfig, *, num_classes: int, channels: int) -> nn.M
 
 
 def pretrained_classes(config: ModelConfig) -> int | None:
-    """Return the number of classes of the classifier that a source's own weights come with; nothing is fetched.
-
-    Args:
-        config: Which network and weights.
-
-    Returns:
-        The number; None where the weights are random or out of a file, or the source has none.
-    """
+    """Return the number of classes of the classifier that a source's own weights come with; nothing is fetched."""
     if config.weights == "random" or _is_file(config):
         return None
     if config.source == "timm":
@@ -95,15 +75,7 @@ def pretrained_classes(config: ModelConfig) -> int | None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from a file, strictly.
-
-    Args:
-        model: The network.
-        path: A safetensors file, or one that torch saved: a state dict, bare or under `state_dict` or `model`.
-
-    Raises:
-        CheckpointError: If there is no such file, it cannot be read, or it belongs to another network.
-    """
+    """Load a state dict from a file, strictly."""
     state = _read_state_dict(path)
     try:
         model.load_state_dict(state, strict=True)

@@ -52,12 +52,6 @@ def group_runs(histories: Sequence[RunHistory]) -> list[Group]:
     """Put runs together that differ in the seed alone, or in what changes no number.
 
     Paths count as equal if they differ in a `seed<number>` alone: each seed may start from float weights of its own.
-
-    Args:
-        histories: The runs.
-
-    Returns:
-        In the order of their first runs.
     """
     recipes = [dict(_decisive(history.recipe)) for history in histories]
     members: list[list[int]] = []
@@ -120,14 +114,7 @@ def total_bytes(history: RunHistory) -> float | None:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Return mean and spread of a figure over runs.
-
-    Args:
-        values: One a run; None where a run has none.
-
-    Returns:
-        None if no run has it.
-    """
+    """Return mean and spread of a figure over runs."""
     found = [value for value in values if value is not None]
     if not found:
         return None

@@ -36,14 +36,7 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
 
 
 def join(parts: Any) -> Markup:
-    """Put texts and elements end to end; texts are escaped.
-
-    Args:
-        parts: Any number of them.
-
-    Returns:
-        HTML.
-    """
+    """Put texts and elements end to end; texts are escaped."""
     return Markup("".join(part if isinstance(part, Markup) else html.escape(part) for part in parts))
 
 

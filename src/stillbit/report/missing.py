@@ -7,14 +7,7 @@ _FLOAT = "The weights are floats: there is no grid for them to oscillate on."
 
 
 def missing(history: RunHistory) -> dict[str, str]:
-    """Return what cannot be drawn of a run.
-
-    Args:
-        history: The run.
-
-    Returns:
-        By section of the page (`training`, `oscillation`, `weights`, `scales`, `batchnorm`, `size`): one sentence or two.
-    """
+    """Return what cannot be drawn of a run."""
     found = {"training": _training(history), "oscillation": _oscillation(history), "weights": _weights(history)}
     found |= {"scales": _scales(history), "batchnorm": _batchnorm(history), "size": _size(history)}
     return {section: text for section, text in found.items() if text}

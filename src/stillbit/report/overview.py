@@ -71,15 +71,7 @@ FIGURES = (
 
 
 def overview(histories: Sequence[RunHistory], names: Sequence[str]) -> Markup:
-    """Return the comparison, if there are several runs, and the facts of each run.
-
-    Args:
-        histories: The runs.
-        names: What to call each, all different.
-
-    Returns:
-        The content of the page's first section.
-    """
+    """Return the comparison, if there are several runs, and the facts of each run."""
     facts = [_facts(history, name, single=len(histories) == 1) for history, name in zip(histories, names, strict=True)]
     if len(histories) == 1:
         return facts[0]

@@ -20,14 +20,7 @@ _SCRIPTS = ("elements", "chart", "axes", "lines", "rows", "heatmap", "histogram"
 
 
 def build_page(histories: Sequence[RunHistory]) -> str:
-    """Return the whole page.
-
-    Args:
-        histories: The runs, at least one.
-
-    Returns:
-        HTML. Everything that comes from a record is escaped, and the page's own policy forbids all but its own script and style.
-    """
+    """Return the whole page."""
     names = distinct_names(histories)
     style, script = ("\n".join(_asset(f"{name}.{ending}") for name in parts) for parts, ending in ((_STYLES, "css"), (_SCRIPTS, "js")))
     title = _title(histories)

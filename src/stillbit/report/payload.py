@@ -36,28 +36,14 @@ class Axes:
 
 
 def curves_of(history: RunHistory) -> dict[str, Any]:
-    """Return what the page draws of every run: figures of the whole network.
-
-    Args:
-        history: The run.
-
-    Returns:
-        `steps` and `epochs` (series by figure), `axes` (their lists of steps), `stepsPerEpoch`.
-    """
+    """Return what the page draws of every run: figures of the whole network."""
     axes = Axes()
     steps, epochs = (_named(axes, figures) for figures in (history.steps, history.epochs))
     return {"steps": steps, "epochs": epochs, "axes": axes.lists, "stepsPerEpoch": history.steps_per_epoch}
 
 
 def details_of(history: RunHistory) -> dict[str, Any]:
-    """Return what the page draws of the chosen run: layers, activations, batch norms, sizes.
-
-    Args:
-        history: The run.
-
-    Returns:
-        `layers`, `activations`, `batchnorms`, `axes` (lists of steps), `otherBytes`, `floatBytes`.
-    """
+    """Return what the page draws of the chosen run: layers, activations, batch norms, sizes."""
     axes = Axes()
     return {
         "layers": [_layer(axes, layer) for layer in history.layers],

@@ -26,17 +26,7 @@ _NO_FIGURES = ("event", "step", "time", "epoch")
 
 
 def read_run(folder: Path) -> RunHistory:
-    """Read what the record of a run tells.
-
-    Args:
-        folder: The run folder.
-
-    Returns:
-        Its history; without layers where the record is of a version that wrote none.
-
-    Raises:
-        ReportError: If there is no record, or it cannot be read.
-    """
+    """Read what the record of a run tells."""
     path = folder / RECORD
     if not path.is_file():
         raise ReportError(f"run folder {folder}: it has no {RECORD}; allowed: the folder of a run")

@@ -10,16 +10,7 @@ Point = float | None
 
 
 def thin(series: Series, points: int) -> dict[str, Any]:
-    """Return a series as plain data, with at most a number of points.
-
-    Args:
-        series: What to show.
-        points: How many are kept, at least 1; a longer series is cut into as many pieces of equal length.
-
-    Returns:
-        `x` (last step of each piece), `y` (its mean), and `low`, `high` (its extremes) if pieces hold more than one value. What is
-        not finite is left out of a piece, and a piece of nothing else is None.
-    """
+    """Return a series as plain data, with at most a number of points."""
     pieces = _pieces(len(series.steps), points)
     found = {
         "x": [series.steps[stop - 1] for _, stop in pieces],
@@ -32,15 +23,7 @@ def thin(series: Series, points: int) -> dict[str, Any]:
 
 
 def spread(count: int, chosen: int) -> list[int]:
-    """Choose places of a sequence, evenly, the first and the last among them.
-
-    Args:
-        count: Length of the sequence.
-        chosen: How many places, at least 2.
-
-    Returns:
-        Ascending; all of them where there are no more.
-    """
+    """Choose places of a sequence, evenly, the first and the last among them."""
     if count <= chosen:
         return list(range(count))
     return [round(place * (count - 1) / (chosen - 1)) for place in range(chosen)]

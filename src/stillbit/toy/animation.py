@@ -57,14 +57,7 @@ class _Panel:
 
 
 def animate(methods: Mapping[str, Trajectory]) -> bytes:
-    """Draw the first steps of one weight under the methods of `ANIMATED`.
-
-    Args:
-        methods: One weight each, by name.
-
-    Returns:
-        A GIF of 800 pixels' width that begins again forever.
-    """
+    """Draw the first steps of one weight under the methods of `ANIMATED`."""
     frames = list(_frames(methods))
     palette = frames[-1].quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE)
     drawn = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]

@@ -80,11 +80,7 @@ class Findings:
 
 
 def measure(seed: int = 0) -> Findings:
-    """Measure everything, in some 14,000 optimizer steps of tiny models.
-
-    Args:
-        seed: Of stochastic rounding, sampled inputs, and the row's optima.
-    """
+    """Measure everything, in some 14,000 optimizer steps of tiny models."""
     return Findings(
         methods={name: one_weight(name, seed) for name in METHODS},
         frequency_by_distance=by_distance(seed),

@@ -25,14 +25,7 @@ _SERIES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "x"
 
 
 def draw_methods(methods: Mapping[str, Trajectory]) -> bytes:
-    """Draw the latent and its value under each method, side by side.
-
-    Args:
-        methods: One weight each, by name.
-
-    Returns:
-        A PNG.
-    """
+    """Draw the latent and its value under each method, side by side."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 5.6), layout="constrained", dpi=130)
         axes = figure.subplots(2, (len(methods) + 1) // 2, sharex=True, sharey=True)
@@ -55,14 +48,7 @@ def draw_methods(methods: Mapping[str, Trajectory]) -> bytes:
 
 
 def draw_laws(findings: Findings) -> bytes:
-    """Draw what frequency and height depend on; lines are calculated (`laws`), marks are measured.
-
-    Args:
-        findings: What was measured.
-
-    Returns:
-        A PNG.
-    """
+    """Draw what frequency and height depend on; lines are calculated (`laws`), marks are measured."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 7.6), layout="constrained", dpi=130)
         axes = figure.subplots(2, 2)

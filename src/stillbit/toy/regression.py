@@ -77,12 +77,7 @@ class Trajectory:
 
 
 def model_of(task: Regression, quantizer: Quantizer) -> nn.Sequential:
-    """Return a linear layer with one output and an input for each weight, its latents at their starts.
-
-    Args:
-        task: The regression.
-        quantizer: Of the weights.
-    """
+    """Return a linear layer with one output and an input for each weight, its latents at their starts."""
     with torch.random.fork_rng(devices=[]):  # the layer draws weights, which are replaced
         linear = nn.Linear(len(task.optima), 1, bias=False)
     layer = adopt(QuantLinear, linear, weight_quantizer=quantizer, input_quantizer=None)

@@ -80,21 +80,7 @@ def build_transform(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> Callable[[Any], Tensor]:
-    """Build the transform of one image.
-
-    Args:
-        config: Augmentation; None for evaluation: resize, then center crop.
-        image_size: Height and width of the result, in pixels.
-        channels: 1 or 3.
-        interpolation: PIL's name: `bilinear`, `bicubic`, ...
-        crop_pct: Side of the center crop as a fraction of the resized image.
-        mean: Channel means, for random erasing.
-        std: Channel deviations, for random erasing.
-
-    Returns:
-        A function from a PIL image to a tensor (C, H, W): uint8 in 0..255, cheap to send; or float and normalized
-        where random erasing is on, because it fills with the mean or with normal noise.
-    """
+    """Build the transform of one image."""
     from timm.data import create_transform
 
     size = (channels, image_size, image_size)
@@ -120,17 +106,7 @@ def build_transform(
 
 
 def mix(images: Tensor, labels: Tensor, config: AugmentConfig, seed: int) -> Mixed:
-    """Mix a batch with itself in reverse order, by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899).
-
-    Args:
-        images: (N, C, H, W), float.
-        labels: (N).
-        config: Says how often and how strongly.
-        seed: Decides every draw, so the result is a function of the arguments.
-
-    Returns:
-        The mixed batch; with `share` 1 the images are those given.
-    """
+    """Mix a batch with itself in reverse order, by mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899)."""
     generator = np.random.default_rng(seed)
     if max(config.mixup, config.cutmix) == 0.0 or generator.random() >= config.mix_probability:
         return Mixed(images, labels, labels, 1.0)

@@ -84,16 +84,7 @@ class Checkpoint:
 
 
 def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: at every moment `file` holds the old content or the new one, whole.
-
-    Args:
-        file: Its folder exists.
-        content: Tensors, numbers, strings, and lists and dicts of them.
-
-    Raises:
-        CheckpointError: If it cannot be written (a full disk); the old file stays.
-        UnpicklingError: If the content is of other types.
-    """
+    """Write a checkpoint atomically: at every moment `file` holds the old content or the new one, whole."""
     # Through memory, because torch's archive writer turns a failing write into an error without a reason.
     archive = BytesIO()
     torch.save({"format": _FORMAT, **content}, archive)

@@ -109,17 +109,7 @@ class Data:
 
 
 def load_data(config: DataConfig) -> Data:
-    """Open both splits.
-
-    Args:
-        config: Where and how.
-
-    Returns:
-        The data; nothing is decoded yet.
-
-    Raises:
-        DataError: If a folder is missing or empty, the splits' classes differ, or the data set is unknown.
-    """
+    """Open both splits."""
     train, val = _open(config, train=True), _open(config, train=False)
     num_classes = _num_classes(config, train, val)
     for split, source in ((config.train_split, train), (config.val_split, val)):
@@ -130,9 +120,6 @@ def load_data(config: DataConfig) -> Data:
 
 def class_names(config: DataConfig) -> tuple[str, ...] | None:
     """Give the names of the classes, in the order of labels, as far as they are at hand: nothing is decoded or fetched.
-
-    Args:
-        config: Where the images are.
 
     Returns:
         The names; None where the data is not there, has no names, or its source would ask the network for them.

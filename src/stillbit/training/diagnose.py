@@ -15,15 +15,7 @@ class _FoundError(Exception):
 
 @torch.no_grad()
 def first_nonfinite(model: nn.Module, images: Tensor) -> str | None:
-    """Run a batch through a model and find the first tensor that is not finite.
-
-    Args:
-        model: Run in the mode it is in.
-        images: Input, finite.
-
-    Returns:
-        For example `output of blocks.0.conv` or `blocks.0.conv.weight`; None if all is finite.
-    """
+    """Run a batch through a model and find the first tensor that is not finite."""
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(_parameter_check(name)))
@@ -39,30 +31,14 @@ def first_nonfinite(model: nn.Module, images: Tensor) -> str | None:
 
 
 def check_parameters(model: nn.Module, step: int) -> None:
-    """Check that every parameter is finite, so that no broken state is ever saved.
-
-    Args:
-        model: The model.
-        step: The step just taken, for the message.
-
-    Raises:
-        DivergedError: Naming the first parameter that is not finite.
-    """
+    """Check that every parameter is finite, so that no broken state is ever saved."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise DivergedError(f"step {step}: {name} is not finite after the update; the last checkpoint is kept")
 
 
 def check_collapse(top1: Sequence[float], num_classes: int) -> None:
-    """Stop a run whose accuracy was clearly above chance and has been at chance for two evaluations.
-
-    Args:
-        top1: Validation accuracies so far, in order.
-        num_classes: Chance is one over it.
-
-    Raises:
-        DivergedError: With the figures.
-    """
+    """Stop a run whose accuracy was clearly above chance and has been at chance for two evaluations."""
     chance = 1.0 / num_classes
     if len(top1) > 2 and max(top1[:-2]) > 3.0 * chance and max(top1[-2:]) < 1.5 * chance:
         raise DivergedError(

@@ -29,19 +29,7 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Evaluation:
-    """Evaluate a model. Every rank passes its own batches; all get the same figures.
-
-    Args:
-        model: Gives logits (N, num_classes).
-        batches: Pairs of images (N, C, H, W) and labels (N), on the model's device.
-        num_classes: Classes of the data.
-
-    Returns:
-        Loss and accuracies.
-
-    Raises:
-        DataError: If there is no batch, or the model has another number of classes.
-    """
+    """Evaluate a model. Every rank passes its own batches; all get the same figures."""
     with _evaluating(model), torch.inference_mode():
         totals = _sum_over_ranks([_measure(model, images, labels, num_classes) for images, labels in batches])
     count = int(totals[3])
@@ -51,15 +39,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], num_cla
 
 
 def check_num_classes(logits: Tensor, num_classes: int) -> None:
-    """Check that a model speaks of the data's classes.
-
-    Args:
-        logits: Output of the model.
-        num_classes: Classes of the data.
-
-    Raises:
-        DataError: If the output is not (N, num_classes).
-    """
+    """Check that a model speaks of the data's classes."""
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         shape = "x".join(map(str, logits.shape[1:]))
         raise DataError(f"model output: {shape} values an image given, the data has {num_classes} classes")

@@ -45,32 +45,7 @@ def fit(
     recipe: Mapping[str, Any] | None = None,
     resume: Checkpoint | None = None,
 ) -> RunState:
-    """Train a model, in place. Write `record.jsonl`, `last.pt` and `best.pt` into the run folder.
-
-    Args:
-        model: Any classifier, prepared and calibrated or float, where `session.place` has put it.
-        optimizer: Over all its trainable parameters.
-        data: Both splits.
-        config: How to train.
-        session: Where, see `Session.start`.
-        folder: The run folder; made if it is missing.
-        methods: Already attached to the optimizer; saved, restored and reported here.
-        schedules: Of the learning rate, one per parameter group; empty means constant rates.
-        final_stage: Epochs after those of `config`, at a rate of their own.
-        distiller: Teaches the model; None: labels alone do.
-        recipe: What the run was made from, as plain data; goes into the record and the checkpoints.
-        resume: Continue from this checkpoint of the run.
-
-    Returns:
-        Where the run ended, with the figures of each epoch.
-
-    Raises:
-        RecipeError: If the optimizer misses a parameter, there is no epoch to train, or the device cannot do the precision.
-        DataError: If a batch cannot be used.
-        CheckpointError: If a checkpoint cannot be written, or is of another run.
-        DivergedError: If a loss or a parameter is not finite, or the accuracy has collapsed.
-        Interrupted: After SIGTERM or SIGINT, when the state has been saved.
-    """
+    """Train a model, in place. Write `record.jsonl`, `last.pt` and `best.pt` into the run folder."""
     check_complete(model, optimizer)
     lift_scales(model, optimizer)
     folder.mkdir(parents=True, exist_ok=True)

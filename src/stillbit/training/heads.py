@@ -49,14 +49,7 @@ class Heads(NamedTuple):
 
 
 def separate_heads(model: nn.Module) -> bool:
-    """Let a network of two heads give both in training. Timm's give their mean unless told otherwise, so neither would learn its part.
-
-    Args:
-        model: Any network, not wrapped.
-
-    Returns:
-        Whether it has two heads.
-    """
+    """Let a network of two heads give both in training. Timm's give their mean unless told otherwise, so neither would learn its part."""
     separate = getattr(model, "set_distilled_training", None)
     if separate is None:
         return False

@@ -10,11 +10,7 @@ from stillbit.training.heads import Heads
 
 
 def objective(heads: Heads, batch: Mixed, *, num_classes: int, label_smoothing: float = 0.0, distiller: Distiller | None = None) -> Tensor:
-    """Return the mean loss of a micro-batch.
-
-    Raises:
-        DataError: If the network has another number of classes than the data.
-    """
+    """Return the mean loss of a micro-batch."""
     for logits in heads:
         check_num_classes(logits, num_classes)
     heads = heads.for_loss()

@@ -152,22 +152,7 @@ def build_optimizer(
     *,
     undecayed: Sequence[nn.Parameter] = (),
 ) -> JointOptimizer:
-    """Build the optimizer of a run: one part for the weights, one for the scales.
-
-    Args:
-        weights: Every parameter that is not a scale.
-        scales: Parameters of quantizers; may be empty (a float model), then there is one part.
-        optimizer: Settings of the weights.
-        scale_optimizer: Settings of the scales. None means those of the weights without weight decay, which would pull
-            every scale towards zero. The published recipe of convolutional networks is `OptimizerConfig("adam", lr=1e-5)`.
-        undecayed: Those of the weights that `decay_norms: false` keeps from decay.
-
-    Returns:
-        The joint optimizer: one part for the weights, whose groups are those that decay and those that do not, and one for the scales.
-
-    Raises:
-        RecipeError: If an optimizer name is unknown, or cannot carry an oscillation method.
-    """
+    """Build the optimizer of a run: one part for the weights, one for the scales."""
     parts = [_build_part(_groups(weights, () if optimizer.decay_norms else undecayed), optimizer)]
     if scales:
         parts.append(_build_part(_groups(scales), scale_optimizer or replace(optimizer, weight_decay=0.0)))
@@ -179,11 +164,6 @@ def group_schedules(
 ) -> tuple[ScheduleConfig, ...]:
     """Return the schedule of each parameter group: that of the settings that its part was built from.
 
-    Args:
-        built: What `build_optimizer` made of the settings.
-        optimizer: Settings of the weights.
-        scale_optimizer: Settings of the scales; None means those of the weights.
-
     Returns:
         One schedule a group.
     """
@@ -192,15 +172,7 @@ def group_schedules(
 
 
 def check_complete(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Check that the optimizer holds every trainable parameter of the model, scales above all.
-
-    Args:
-        model: The model to be trained.
-        optimizer: Its optimizer.
-
-    Raises:
-        RecipeError: If a parameter is missing; the message names the first.
-    """
+    """Check that the optimizer holds every trainable parameter of the model, scales above all."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if missing:

@@ -17,15 +17,7 @@ _MOST_BINS = 160  # about; wide grids get wider bins
 
 
 def facts(model: nn.Module) -> dict[str, Any]:
-    """Say what does not change while a network is trained.
-
-    Args:
-        model: Any model, calibrated if it is prepared.
-
-    Returns:
-        `layers`, the quantized weights, and `activations`, those with a scale, a mapping each, in the order of the network; `other_bytes`
-        and `float_bytes`.
-    """
+    """Say what does not change while a network is trained."""
     layers = [_layer(site) for site in weight_sites(model)]
     return {
         "layers": layers,
@@ -37,17 +29,7 @@ def facts(model: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def observe(model: nn.Module, methods: Sequence[Method]) -> dict[str, Any]:
-    """Measure the quantizers of a network; one transfer from its device.
-
-    Args:
-        model: As `facts` was given.
-        methods: Know which weights oscillate and which are frozen.
-
-    Returns:
-        Lists with a place for each layer in the order of `facts`: `oscillating` and `frozen` (None where no method knows), `scale` (the
-        mean of a grid's scales), `smallest_scale`, `largest_scale`, `histograms` (see `bins`); and `activation_scale`, with one for
-        each activation. Six significant digits; None for what is not finite.
-    """
+    """Measure the quantizers of a network; one transfer from its device."""
     sites = weight_sites(model)
     masks: dict[str, dict[str, Tensor]] = {}
     for method in methods:

@@ -69,14 +69,7 @@ class RunRecord:
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the events of a record.
-
-    Args:
-        path: The file.
-
-    Yields:
-        Each event. A last line that a killed process left unfinished is passed over.
-    """
+    """Read the events of a record."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
@@ -84,11 +77,7 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Say what a run runs on.
-
-    Returns:
-        Versions of the libraries that decide its numbers, and the hardware.
-    """
+    """Say what a run runs on."""
     packages = ("stillbit", "torchvision", "timm", "accelerate", "numpy")
     versions = {name: metadata.version(name) for name in packages}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()

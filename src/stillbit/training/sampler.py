@@ -23,11 +23,7 @@ class SampleKey(NamedTuple):
 
 
 def steps_per_epoch(num_samples: int, images_per_step: int) -> int:
-    """Return the whole optimizer steps that a data set fills.
-
-    Raises:
-        DataError: If it does not fill one.
-    """
+    """Return the whole optimizer steps that a data set fills."""
     steps = num_samples // images_per_step
     if not steps:
         raise DataError(f"training data: {num_samples} images given, one step needs {images_per_step}")

@@ -75,14 +75,7 @@ class SeededDataset(Dataset[tuple[Tensor, int] | Broken]):
 
 
 def collate(samples: Sequence[tuple[Tensor, int] | Broken]) -> Batch:
-    """Stack the samples that are whole; in a worker, in memory that the training process shares.
-
-    Args:
-        samples: What a `SeededDataset` gave, images of one shape.
-
-    Returns:
-        The batch. Where no sample is whole, `images` is empty.
-    """
+    """Stack the samples that are whole; in a worker, in memory that the training process shares."""
     broken = tuple(sample for sample in samples if isinstance(sample, Broken))
     whole = [sample for sample in samples if not isinstance(sample, Broken)]
     images: Tensor = default_collate([image for image, _ in whole]) if whole else torch.empty(0)

@@ -20,24 +20,13 @@ POPULATION = 4
 
 
 def derive_seed(*keys: int) -> int:
-    """Mix several whole numbers into one seed.
-
-    Args:
-        keys: For example the run's seed, a purpose and a step. At least 0 each.
-
-    Returns:
-        A seed of 63 bits.
-    """
+    """Mix several whole numbers into one seed."""
     # numpy takes (0, 1) and (0, 1, 0) for the same, so the number of keys goes first.
     return int(np.random.SeedSequence((len(keys), *keys)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def seed_all(seed: int) -> None:
-    """Seed python, numpy and torch, on every device.
-
-    Args:
-        seed: At least 0.
-    """
+    """Seed python, numpy and torch, on every device."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -45,14 +34,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed python, numpy and torch's CPU generator for a block, and put their states back after it.
-
-    Args:
-        seed: At least 0.
-
-    Yields:
-        Nothing.
-    """
+    """Seed python, numpy and torch's CPU generator for a block, and put their states back after it."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -91,14 +91,6 @@ class Arrangement:
 def store_codes(builder: Builder, codes: Array, bits: int, container: str, label: str, arrangement: Arrangement) -> tuple[str, str]:
     """Store codes.
 
-    Args:
-        builder: The graph.
-        codes: Whole numbers, outputs along axis 0.
-        bits: Their width.
-        container: int8, int4 or packed.
-        label: Name of the quantizer.
-        arrangement: What the graph makes of them.
-
     Returns:
         Names: of an int8 tensor of arranged codes, in their shape, and of the (first) tensor that is stored.
     """

@@ -131,13 +131,6 @@ class Lowering:
 def quantize(lowering: Lowering, source: str, rank: int, node: fx.Node, *, turned: tuple[int, ...] = ()) -> tuple[str, CodeGrid]:
     """Put float values onto a quantizer's grid.
 
-    Args:
-        lowering: The graph's.
-        source: Name of the float tensor.
-        rank: Its number of axes.
-        node: The quantizer.
-        turned: From the quantizer's axes to those of the tensor, where they stand in another order.
-
     Returns:
         Name of the uint8 codes, and their grid.
     """

@@ -18,15 +18,7 @@ _FAR = 2**31 - 1  # behind the end of every axis
 
 
 def move(lowering: Lowering, node: fx.Node, emit: Emit, on_array: Callable[[Array], Array], *, shape: Shape | None = None) -> Value:
-    """Move the elements of a node's first argument.
-
-    Args:
-        lowering: The graph's.
-        node: The operation.
-        emit: Adds it to the graph; from a tensor's name to a tensor's name.
-        on_array: Does the same to an array, for a batch of one.
-        shape: Of the result; the node's if not given.
-    """
+    """Move the elements of a node's first argument."""
     source = lowering.value(node.args[0])
     result: Shape = node.meta["shape"] if shape is None else shape
     if source.grid is None:

@@ -32,14 +32,7 @@ class Tail:
 
 
 def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
-    """Follow a layer's output as long as it has one reader.
-
-    Args:
-        program: The program.
-        layer: A convolution, linear layer or layer norm.
-        axis: Its axis of output channels: 1 or -1.
-        outputs: Number of output channels.
-    """
+    """Follow a layer's output as long as it has one reader."""
     tail, node, viewed = Tail(), layer, [layer]
     while (reader := _only_reader(node)) is not None:
         name = operation_name(reader.target) if reader.op == "call_function" else ""

@@ -110,13 +110,6 @@ def arrange(weight: Weight, beside: Accumulation | None = None) -> StoredWeight 
     part of a step of the output. So each output channel's codes are multiplied by the whole number, and its scale divided by it, with
     which the bias is met best; the values stay as they are. All products stay below the saturation of 16-bit pair sums. Where the kernel
     gives codes, factor, bias and scale (by a thousandth) are those with which it gives the exact ones (requantization.py).
-
-    Args:
-        weight: Codes and grid.
-        beside: What the accumulator holds next to the products; None: nothing.
-
-    Returns:
-        The weight, not stored yet: without names.
     """
     outputs, factor = weight.codes.shape[0], 2 if weight.shift else 1
     term: Array = np.full(1, int(weight.shift * 2), np.int64)
