@@ -6,7 +6,7 @@ import pytest
 from loading import NO_LOADER, Trained, measure, write_files
 from PIL import Image
 
-from stillbit.numerics import compiling
+from stillbit.numerics.fast import settings
 
 PICTURES = [np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8) for size in ((400, 700, 3), (300, 300, 3))]
 
@@ -31,7 +31,7 @@ def test_steps_count_images_and_the_share_of_waiting(monkeypatch: pytest.MonkeyP
 
 
 def test_a_small_run_gives_the_whole_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_compiler_works", False)  # compiling takes longer than the rest
+    monkeypatch.setattr(settings, "compile", False)  # compiling takes longer than the rest
     record = measure(images=8, rounds=1, steps=1, batch=2, workers=(0, 1), network="mobilenetv2_050", image_size=32, pictures=PICTURES)
     assert set(record["loader_images_per_second"]) == {"workers 0", "workers 1", "workers 1, decoded before"}
     assert set(record["step_images_per_second"]) == set(record["step_waits_share"]) == {NO_LOADER, "workers 0", "workers 1"}

@@ -10,8 +10,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from stillbit.errors import DataError
-from stillbit.numerics import compiling
 from stillbit.numerics.all_reduce import maximum_over_ranks, mean_over_ranks, minimum_over_ranks, sum_over_ranks
+from stillbit.numerics.fast import settings
 from stillbit.numerics.ranges import RangeConfig
 
 SETTINGS: list[tuple[dict[str, Any], bool, int | None]] = [
@@ -33,10 +33,10 @@ def batches() -> list[Tensor]:
 
 
 def estimate(rows: slice) -> list[tuple[Tensor, Tensor]]:
-    compiling._compiler_works = False  # compiling in three processes costs more than the arithmetic
+    settings.compile = False  # compiling in three processes costs more than the arithmetic
     found = []
-    for settings, symmetric, channel_axis in SETTINGS:
-        estimator = RangeConfig(**settings).build(symmetric=symmetric, bits=3, channel_axis=channel_axis)
+    for options, symmetric, channel_axis in SETTINGS:
+        estimator = RangeConfig(**options).build(symmetric=symmetric, bits=3, channel_axis=channel_axis)
         found += [estimator.update(batch[rows]) for batch in batches()]
     return found
 
@@ -79,7 +79,7 @@ def test_a_single_process_keeps_its_tensor() -> None:
 
 
 def test_two_ranks_find_the_range_of_the_whole_batch(ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_compiler_works", False)
+    monkeypatch.setattr(settings, "compile", False)
     whole = estimate(slice(None))
     for index, expected in enumerate(whole):
         # Golden section follows the rounding of float32 sums, which two halves add up in another order.

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import candidate_loss, compiling
 from stillbit.numerics.candidate_loss import candidate_grids, candidate_losses, published_loss
+from stillbit.numerics.fast import settings
 from stillbit.quantizers import FixedRange
 
 RANGES = {
@@ -31,8 +31,8 @@ def test_each_loss_is_that_of_a_quantizer_with_this_range(
     ranges: str, bits: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     symmetric, x_min, x_max = RANGES[ranges]
-    monkeypatch.setattr(candidate_loss, "_CHUNK", {"cpu": 64})  # so that rows and whole tensors are cut, with a rest
-    monkeypatch.setattr(compiling, "_compiler_works", False)
+    monkeypatch.setattr(settings, "search_chunk", 64)  # so that rows and whole tensors are cut, with a rest
+    monkeypatch.setattr(settings, "compile", False)
     rows = torch.randn(shape)
     losses = candidate_losses(rows, candidate_grids(x_min, x_max, symmetric=symmetric, bits=bits))
     expected = losses_of_quantizers(rows, x_min, x_max, symmetric=symmetric, bits=bits)
@@ -46,8 +46,8 @@ def test_compiled_and_eager_twin_agree(shape: tuple[int, int], ranges: str, monk
     grids = candidate_grids(x_min, x_max, symmetric=symmetric, bits=4)
     rows = torch.randn(shape)
     compiled = candidate_losses(rows, grids)
-    assert compiling._compiler_works
-    monkeypatch.setattr(compiling, "_compiler_works", False)
+    assert settings.compile
+    monkeypatch.setattr(settings, "compile", False)
     eager = candidate_losses(rows, grids)
     torch.testing.assert_close(compiled, eager, rtol=ORDER, atol=0.0)
     assert torch.equal(compiled.argmin(0), eager.argmin(0))

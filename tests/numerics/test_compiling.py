@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stillbit.numerics import compiling
-from stillbit.numerics.compiling import num_compiled, try_compiled
+from stillbit.numerics.fast import compiling, num_compiled, settings, try_compiled
 
 
 def double(x: Tensor) -> tuple[Tensor, None]:
@@ -93,7 +92,7 @@ def test_without_a_compiler_it_says_so_once_and_gives_up(monkeypatch: pytest.Mon
         calls.append(1)
         raise RuntimeError("no g++ here\nlong trace")
 
-    monkeypatch.setattr(compiling, "_compiler_works", True)
+    monkeypatch.setattr(settings, "compile", True)
     monkeypatch.setattr(torch._inductor, "compile", fail)
     with caplog.at_level(logging.WARNING, logger="stillbit"):
         assert try_compiled(double, torch.ones(1, 1, 1, 1, 7)) is None
@@ -106,7 +105,7 @@ def test_without_a_compiler_it_says_so_once_and_gives_up(monkeypatch: pytest.Mon
 def test_a_torch_without_what_compiling_needs_is_one_without_a_compiler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiling, "_compiler_works", True)
+    monkeypatch.setattr(settings, "compile", True)
     monkeypatch.setattr(compiling, "_forms", {})
     monkeypatch.setitem(sys.modules, "torch.fx.experimental.proxy_tensor", None)
     with caplog.at_level(logging.WARNING, logger="stillbit"):

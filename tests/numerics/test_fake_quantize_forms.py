@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import Grid, fake_quantize, kernels
+from stillbit.numerics import Grid, fake_quantize
+from stillbit.numerics.fast import settings
 from stillbit.numerics.grid import code, value
 from stillbit.numerics.limits import FREE
 
@@ -101,7 +102,7 @@ def test_values_can_be_changed_in_place(memory_format: torch.memory_format, comp
 
 
 def test_the_meta_device_gives_shapes() -> None:
-    x = torch.empty(kernels._COMPILE_FROM, 2, device="meta", requires_grad=True)
+    x = torch.empty(settings.compile_from, 2, device="meta", requires_grad=True)
     output = fake_quantize(x, Grid(torch.ones(1, device="meta"), 0, 0.0, -4, 3))
     (gradient,) = torch.autograd.grad(output.sum(), x)
     assert output.shape == gradient.shape == x.shape

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochastic, compiling, fake_quantize, kernels
+from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochastic, fake_quantize, kernels
+from stillbit.numerics.fast import compiling, running, settings
 from stillbit.numerics.limits import FREE
 from stillbit.quantizers import LSQ
 
@@ -15,7 +16,7 @@ COLD = pytest.mark.end_to_end  # a cold compilation takes some seconds
 
 @pytest.fixture
 def _always_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_COMPILE_FROM", 1)
+    monkeypatch.setattr(settings, "compile_from", 1)
     monkeypatch.setattr(compiling, "_forms", {})
 
 
@@ -147,10 +148,10 @@ def test_while_a_model_is_compiled_images_sum_as_batch_norm_does(
 
 def test_small_tensors_are_not_worth_a_compiled_call(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(kernels, "try_compiled", lambda *given: asked.append(next(x for x in given if isinstance(x, Tensor)).numel()))
-    for count in (kernels._COMPILE_FROM - 1, kernels._COMPILE_FROM):
+    monkeypatch.setattr(running, "try_compiled", lambda *given: asked.append(next(x for x in given if isinstance(x, Tensor)).numel()))
+    for count in (settings.compile_from - 1, settings.compile_from):
         fake_quantize(torch.zeros(count), Grid(torch.ones(1), 0, 0.0, -4, 3))
-    assert asked == [kernels._COMPILE_FROM]
+    assert asked == [settings.compile_from]
 
 
 @pytest.mark.usefixtures("_always_compiled")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import Grid, kernels, passes
+from stillbit.numerics import Grid, kernels
+from stillbit.numerics.fast import part, passes, run_pass, settings
 from stillbit.numerics.grid import code, value
-from stillbit.numerics.passes import run_pass, share
 
 ALONE = [pytest.param(1, id="each-alone"), pytest.param(1 << 40, id="end-to-end")]
 CONVOLUTION, LINEAR = (6, 4, 3, 3), (6, 5)
@@ -63,7 +63,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("alone_from", ALONE)
 def test_all_weights_in_one_pass(alone_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_ALONE_FROM", alone_from)
+    monkeypatch.setattr(settings, "alone_from", alone_from)
     weights = [make() for make in WEIGHTS.values()]
     counts = [torch.zeros(latent.shape) for latent, _ in weights]  # contiguous, whatever the latent is
     counts[list(WEIGHTS).index("with-gaps")] = torch.zeros(12, 10)[::2, ::2]
@@ -71,7 +71,7 @@ def test_all_weights_in_one_pass(alone_from: int, monkeypatch: pytest.MonkeyPatc
     factors = [torch.full((1,), 0.5, dtype=torch.promote_types(latent.dtype, torch.float32)) for latent, _ in weights]
     run_pass(
         snap,
-        (share((count, latent), 2, grid, factor) for count, (latent, grid), factor in zip(counts, weights, factors, strict=True)),
+        (part((count, latent), 2, grid, factor) for count, (latent, grid), factor in zip(counts, weights, factors, strict=True)),
         0.25,
     )
     for name, count, (latent, _), (wanted_count, wanted_latent) in zip(WEIGHTS, counts, weights, wanted, strict=True):
@@ -84,10 +84,10 @@ def test_what_is_only_read_is_not_written(alone_from: int, monkeypatch: pytest.M
     def count_only(count: Tensor, latent: Tensor, *rest: Any) -> tuple[()]:
         return snap(count, latent.clone(), *rest)
 
-    monkeypatch.setattr(passes, "_ALONE_FROM", alone_from)
+    monkeypatch.setattr(settings, "alone_from", alone_from)
     latent, count = torch.randn(LINEAR), torch.zeros(LINEAR)
     before, version = latent.clone(), latent._version
-    run_pass(count_only, [share((count, latent), 1, symmetric(1), torch.ones(1))], 0.0)
+    run_pass(count_only, [part((count, latent), 1, symmetric(1), torch.ones(1))], 0.0)
     assert count.count_nonzero() > 0
     assert torch.equal(latent, before)
     assert latent._version == version
@@ -95,13 +95,13 @@ def test_what_is_only_read_is_not_written(alone_from: int, monkeypatch: pytest.M
 
 def test_small_weights_of_a_kind_go_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[int]] = []
-    monkeypatch.setattr(kernels, "run", lambda _, *arguments, **__: calls.append([arguments[0].numel(), arguments[2].numel()]))
-    monkeypatch.setattr(passes, "_ALONE_FROM", 100)
+    monkeypatch.setattr(passes, "run", lambda _, *arguments, **__: calls.append([arguments[0].numel(), arguments[2].numel()]))
+    monkeypatch.setattr(settings, "alone_from", 100)
     sizes, grid = (10, 20, 100, 30, 200), symmetric(1)
-    weights = [share((torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
-    weights.append(share((torch.zeros(7), torch.zeros(7)), 1, symmetric(1, bits=4), torch.ones(1)))
-    weights.append(share((torch.zeros(8), torch.zeros(8).bfloat16()), 1, grid, torch.ones(1)))
-    weights.append(share((torch.zeros(9, device="meta"), torch.zeros(9, device="meta")), 1, grid, torch.ones(1)))
+    weights = [part((torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
+    weights.append(part((torch.zeros(7), torch.zeros(7)), 1, symmetric(1, bits=4), torch.ones(1)))
+    weights.append(part((torch.zeros(8), torch.zeros(8).bfloat16()), 1, grid, torch.ones(1)))
+    weights.append(part((torch.zeros(9, device="meta"), torch.zeros(9, device="meta")), 1, grid, torch.ones(1)))
     run_pass(snap, weights, 0.0)
     assert calls == [[100, 1], [200, 1], [60, 60], [7, 7], [8, 8], [9, 9]]  # elements, scales
 
@@ -112,10 +112,10 @@ def test_no_weight_is_no_call() -> None:
 
 def test_axes_of_size_1_do_not_part_a_large_weight_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(kernels, "run", lambda _, *arguments, **__: calls.append(arguments[0].data_ptr()))
-    monkeypatch.setattr(passes, "_ALONE_FROM", 1)
+    monkeypatch.setattr(passes, "run", lambda _, *arguments, **__: calls.append(arguments[0].data_ptr()))
+    monkeypatch.setattr(settings, "alone_from", 1)
     latent = torch.empty_strided((6, 4, 1, 1), (4, 1, 4, 4))  # channels-last
     count = torch.zeros(6, 4, 1, 1)
     assert latent.stride() != count.stride()
-    run_pass(snap, [share((count, latent), 2, symmetric(1), torch.ones(1))], 0.0)
+    run_pass(snap, [part((count, latent), 2, symmetric(1), torch.ones(1))], 0.0)
     assert calls == [count.data_ptr()]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from stillbit.modules.shift import Shifted
-from stillbit.numerics.recompute import values_recomputed
+from stillbit.numerics.fast import settings, values_recomputed
 from stillbit.numerics.rounding import Stochastic
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.quantizers import LSQ, Quantizer, StatsQ
@@ -19,7 +19,7 @@ from stillbit.quantizers import LSQ, Quantizer, StatsQ
 
 @pytest.fixture(autouse=True)
 def _small_tensors_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillbit.numerics.recompute._RECOMPUTE_FROM", 1)
+    monkeypatch.setattr(settings, "recompute_from", 1)
 
 
 def ready(bits: int = 3, shape: tuple[int, ...] = (1,), **settings: Any) -> LSQ:
@@ -199,7 +199,7 @@ def test_a_configuration_decides_for_every_quantizer(recompute: str, computed_ag
 
 
 def test_small_values_are_saved_for_they_cost_less_than_a_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillbit.numerics.recompute._RECOMPUTE_FROM", 24)
+    monkeypatch.setattr(settings, "recompute_from", 24)
     quantizer = ready()
     for size, is_saved in ((23, True), (24, False)):
         values = quantizer(torch.randn(1, size, requires_grad=True))

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import STE, Grid, Stochastic, fake_quantize, kernels
+from stillbit.numerics import STE, Grid, Stochastic, fake_quantize
+from stillbit.numerics.fast import settings
 from stillbit.numerics.layout import layout
 
 Shape = tuple[int, ...]
@@ -63,7 +64,7 @@ def test_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, scale_shape, before_shape, _ = SHAPES["heads"]
     x, scale, before, after = torch.randn(shape), torch.rand(scale_shape) + 0.2, leaf(before_shape, 1), leaf((3, 4), 2)
     eager = results(x, scale, before, after, within=True)
-    monkeypatch.setattr(kernels, "_COMPILE_FROM", 1)
+    monkeypatch.setattr(settings, "compile_from", 1)
     compiled = results(x, scale, before, after, within=True)
     assert torch.equal(compiled[0], eager[0])
     assert torch.equal(compiled[1], eager[1])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillbit.numerics import Grid, fake_quantize, workspace
-from stillbit.numerics.workspace import Workspace
+from stillbit.numerics import Grid, fake_quantize
+from stillbit.numerics.fast import workspace
+from stillbit.numerics.fast.workspace import Workspace
 
 CPU = torch.device("cpu")
 LARGE = 1 << 20  # bytes

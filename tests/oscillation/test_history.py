@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillbit.numerics import Grid, kernels
+from stillbit.numerics import Grid
+from stillbit.numerics.fast import part, run_pass, settings
 from stillbit.numerics.limits import FREE
-from stillbit.numerics.passes import run_pass, share
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
 
 SIGNED_3_BITS = (-4, 3)
@@ -14,7 +14,7 @@ def update(history: History, codes: Tensor, momentum: float, limits: tuple[int, 
     """Take up codes: as latents on a grid of scale 1."""
     state = (history.previous, history.direction, history.frequency, history.total, history.average_code)
     grid = Grid(torch.ones(1), 0, 0.0, *limits)
-    run_pass(advance, [share((*state, None, codes), len(state), grid)], *Momentum.of(momentum), None, None)
+    run_pass(advance, [part((*state, None, codes), len(state), grid)], *Momentum.of(momentum), None, None)
 
 
 def histories(*codes: float, momentum: float = 0.5) -> History:
@@ -87,7 +87,7 @@ class Weight:
         self.latent.copy_(0.999 * scale * codes)
         one = self.history
         state = (one.previous, one.direction, one.frequency, one.total, one.average_code, self.pins, self.latent)
-        weight = share(state, len(state), Grid(scale, 0, 0.0, *SIGNED_3_BITS))
+        weight = part(state, len(state), Grid(scale, 0, 0.0, *SIGNED_3_BITS))
         threshold = torch.tensor(0.4, dtype=torch.float64)
         run_pass(advance, [weight], *Momentum.of(0.3), threshold, Pinning(hold=True, repin=False))
 
@@ -105,7 +105,7 @@ def test_a_large_weight_in_one_compiled_pass_is_the_plain_one(dtype, memory_form
     fused, plain = Weight(steps[0].to(memory_format=memory_format)), Weight(steps[0])
     for codes in steps[1:]:
         fused.step(codes.to(memory_format=memory_format), scale)
-    monkeypatch.setattr(kernels, "_COMPILE_FROM", steps[0].numel() + 1)
+    monkeypatch.setattr(settings, "compile_from", steps[0].numel() + 1)
     for codes in steps[1:]:
         plain.step(codes, scale)
     assert 0 < (plain.pins != FREE).sum() < plain.pins.numel()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from stillbit.numerics import kernels, passes
+from stillbit.numerics.fast import passes, settings
 from stillbit.oscillation import Dampening, Freezing, Method, Tracking
 from stillbit.quantizers import ParameterSite, ProductSite, SliceSite, StatsQ, WeightSite
 from tests.oscillation.small_models import calibrated, linear
@@ -75,8 +75,8 @@ def test_small_weights_of_a_grid_take_one_call(make: Callable[[nn.Module], Metho
     method = make(network())
     drive(method, 1)
     calls: list[int] = []
-    run = kernels.run
-    monkeypatch.setattr(kernels, "run", lambda kernel, first, *rest, **how: calls.append(first.numel()) or run(kernel, first, *rest, **how))
+    run = passes.run
+    monkeypatch.setattr(passes, "run", lambda kernel, first, *rest, **how: calls.append(first.numel()) or run(kernel, first, *rest, **how))
     drive(method, 1)
     assert calls == [2 * 4 * 4, 4 * 4 + 3 * 4 * 4]  # the products' grid, and the others'
 
@@ -85,7 +85,7 @@ def test_small_weights_of_a_grid_take_one_call(make: Callable[[nn.Module], Metho
 def test_together_is_as_alone(make: Callable[[nn.Module], Method], monkeypatch: pytest.MonkeyPatch) -> None:
     states = []
     for alone_from in (1, 1 << 40):
-        monkeypatch.setattr(passes, "_ALONE_FROM", alone_from)
+        monkeypatch.setattr(settings, "alone_from", alone_from)
         model = network()
         method = make(model)
         drive(method, 12)
@@ -108,7 +108,7 @@ def test_a_product_is_pulled_through_its_factors() -> None:
 
 @pytest.mark.parametrize("alone_from", [1, 1 << 40], ids=["each-alone", "end-to-end"])
 def test_a_weight_that_two_layers_share_is_pulled_by_both(alone_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_ALONE_FROM", alone_from)
+    monkeypatch.setattr(settings, "alone_from", alone_from)
     gradients = []
     for tied in (False, True):
         model = network()

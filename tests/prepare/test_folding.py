@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from stillbit.errors import PrepareError
 from stillbit.modules.folded import FoldedReLU, FoldedReLU6
+from stillbit.numerics.fast import settings
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.prepare.policy import RECOMPUTE
 from stillbit.quantizers import Quantizer
@@ -231,7 +232,7 @@ def saved_elements(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
 def test_as_much_is_saved_as_by_the_float_model_or_less_or_more(activation: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillbit.numerics.recompute._RECOMPUTE_FROM", 1000)  # activations, not weights
+    monkeypatch.setattr(settings, "recompute_from", 1000)  # activations, not weights
     element = 4 * 3 * 32 * 32
     saved = {recompute: saved_elements(calibrated(Layers(activation()), recompute=recompute).train()) for recompute in RECOMPUTE}
     by_float = saved_elements(Layers(activation()))

@@ -9,7 +9,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stillbit.numerics import compiling
+from stillbit.numerics.fast import settings
 from stillbit.oscillation import Annealing
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.training import step as step_module
@@ -128,7 +128,7 @@ def test_figures_leave_the_device_before_the_last_backward_pass(monkeypatch: pyt
 
 @pytest.mark.parametrize("method", ["tracking", "dampening", "dampening_in_loss", "freezing", "annealing"])
 def test_nothing_but_the_figures_crosses_to_the_host(runs: ModuleType, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiling, "_compiler_works", False)  # what is compiled cannot be watched
+    monkeypatch.setattr(settings, "compile", False)  # what is compiled cannot be watched
     model = runs.tiny_model()
     images = torch.rand(16, 1, 8, 8)
     prepare(model, QuantConfig.parse("W3A3"), example=images[:1])

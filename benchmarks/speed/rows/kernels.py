@@ -12,7 +12,7 @@ from benchmarks.speed.findings import COUNT, SECONDS, Figure, Findings
 from benchmarks.speed.networks import Training
 from benchmarks.speed.pairs import milliseconds
 from benchmarks.speed.settings import Settings
-from stillbit.numerics.compiling import num_compiled
+from stillbit.numerics.fast import num_compiled
 
 
 def measure(settings: Settings) -> Findings:

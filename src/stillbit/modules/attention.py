@@ -13,7 +13,7 @@ from typing import NamedTuple, final
 
 from torch import Tensor, nn
 
-from stillbit.numerics.recompute import values_recomputed
+from stillbit.numerics.fast import values_recomputed
 from stillbit.quantizers.site import WeightSite
 
 

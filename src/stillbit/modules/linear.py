@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
-from stillbit.numerics.recompute import values_recomputed
+from stillbit.numerics.fast import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import ParameterSite, WeightSite
 

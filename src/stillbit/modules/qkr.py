@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.modules.attention import AttentionProducts, AttentionSetting
-from stillbit.numerics.recompute import values_recomputed
+from stillbit.numerics.fast import values_recomputed
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.product import ProductSite, query_key_products
 from stillbit.quantizers.site import SliceSite, WeightSite

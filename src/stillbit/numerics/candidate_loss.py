@@ -10,13 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stillbit.numerics.compiling import try_compiled
+from stillbit.numerics.fast import settings, try_compiled
 from stillbit.numerics.grid import fit_range
 from stillbit.numerics.limits import SCALE_FLOOR, code_limits
-
-# Elements a call. On a CPU 4 MiB stay in the cache, and the threads meet seldom: on a busy machine each meeting costs milliseconds.
-_CHUNK = {"cpu": 1 << 20}
-_CHUNK_ELSEWHERE = 1 << 24
 
 
 class CandidateGrids(NamedTuple):
@@ -63,7 +59,7 @@ def candidate_losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
         Losses, float64, (candidates, channels).
     """
     channels, length = rows.shape
-    chunk = _CHUNK.get(rows.device.type, _CHUNK_ELSEWHERE)
+    chunk = settings.search_chunk if rows.device.type == "cpu" else settings.search_chunk_elsewhere
     if length <= chunk:
         return torch.cat([_losses(part, grids) for part in torch.split(rows, chunk // length)], dim=1)
     losses = torch.zeros(len(grids.scale), channels, dtype=torch.float64, device=rows.device)

@@ -20,13 +20,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillbit.numerics import kernels
+from stillbit.numerics.fast import Limits, Options, empty_values, gelu_to_repeat, quantized_values, run, run_into, saved_tensors
 from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.kernels import Variant
-from stillbit.numerics.layout import Layout, layout
+from stillbit.numerics.layout import Layout, layout, shifts
 from stillbit.numerics.limits import compute_dtype
-from stillbit.numerics.recompute import Limits, Options, gelu_to_repeat, given, quantized_values, saved_tensors
 from stillbit.numerics.rounding import STE, Rounding, Stochastic
-from stillbit.numerics.workspace import empty_values
 
 _STE = STE()
 
@@ -128,10 +127,10 @@ class _FakeQuantize(torch.autograd.Function):
         x, scale, zero_point, pins, before, after, kept = saved_tensors(ctx)
         ctx.unpacked = None
         options: Options = ctx.options
-        seen, dtype = layout(x, scale, given(before, after)), compute_dtype(x)
+        seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
         view = seen.view(gradient).contiguous()  # a product may give it transposed, which a kernel would read across the grain
         wide = before is not None and dtype != x.dtype
-        to_latent, *to_grid = kernels.run_into(
+        to_latent, *to_grid = run_into(
             partial(torch.empty_like, dtype=dtype) if wide else torch.empty_like if x.is_leaf else empty_values,  # a parameter's stays
             kernels.backward,
             view,
@@ -168,7 +167,7 @@ class _FakeQuantizeByMean(torch.autograd.Function):
         like_scale = x.new_empty(scale_shape)
         seen = layout(x, like_scale)
         pinned, limits = None if pins is None else seen.view(pins), options.limits
-        value, scale = kernels.run(kernels.forward_by_mean, seen.view(x), pinned, seen.reduced, limits.low, limits.high)
+        value, scale = run(kernels.forward_by_mean, seen.view(x), pinned, seen.reduced, limits.low, limits.high)
         assert value is not None
         assert scale is not None
         # As `_FakeQuantize` saves them, so that values are computed again alike.
@@ -185,6 +184,6 @@ class _FakeQuantizeByMean(torch.autograd.Function):
         if pins is None:
             return gradient, None, None, None
         seen = layout(gradient, gradient.new_empty(1))
-        (free,) = kernels.run(kernels.pass_free, seen.view(gradient), seen.view(pins))
+        (free,) = run(kernels.pass_free, seen.view(gradient), seen.view(pins))
         assert free is not None
         return seen.restore(free, gradient), None, None, None

@@ -4,19 +4,15 @@ Each kernel sees canonical views only (layout.py): `(numel)` where one scale ser
 compiled variants serves every layer of every model; compiled by layer shape, MobileNetV2 alone would need 59.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stillbit.numerics.compiling import try_compiled
 from stillbit.numerics.limits import FREE, SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 
 STE_RANGES = ("rounded", "position", "open")
-
-_COMPILE_FROM = 1 << 15  # elements; below, the call costs more than the arithmetic
 
 
 class Variant(NamedTuple):
@@ -227,51 +223,3 @@ def _passed(
         tested = _add(rounded if ste_range == "rounded" else position, zero_point)
         passed = torch.where((tested >= low) & (tested <= high), passed, 0.0)
     return passed if pins is None else torch.where(pins == FREE, passed, 0.0)
-
-
-Kernel = Callable[..., tuple[Tensor | None, ...]]
-
-
-def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-    """Runs `kernel`, compiled where that pays and a compiler is there, with the same codes either way.
-
-    Args:
-        kernel: A function of this file's kind.
-        x: The kernel's first tensor, a canonical view.
-        arguments: The kernel's other arguments.
-
-    Returns:
-        What the kernel gives.
-    """
-    if x.numel() >= _COMPILE_FROM:
-        compiled = try_compiled(kernel, x, *arguments)
-        if compiled is not None:
-            return compiled
-    return kernel(x, *arguments)
-
-
-def run_into(room: Callable[[Tensor], Tensor], kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-    """Runs `kernel` as `run` does, and where it is compiled has its first result written into memory of the caller's choice.
-
-    Args:
-        room: Makes a tensor of the shape and dtype of another.
-        kernel: `forward` or `backward`, whose first result is like `x`.
-        x: The kernel's first tensor.
-        arguments: The kernel's other arguments.
-
-    Returns:
-        What the kernel gives.
-    """
-    if x.numel() >= _COMPILE_FROM and not torch.compiler.is_compiling():
-        first = room(x)
-        others = try_compiled(_write, kernel, first, x, *arguments)
-        if others is not None:
-            return first, *others
-    return kernel(x, *arguments)
-
-
-def _write(kernel: Kernel, room: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
-    first, *others = kernel(*arguments)
-    assert first is not None
-    room.copy_(first)
-    return tuple(others)

@@ -166,3 +166,8 @@ def _memory_order(x: Tensor) -> tuple[int, ...] | None:
     strides = x.stride()
     order = tuple(sorted(range(x.dim()), key=lambda axis: -strides[axis]))
     return order if x.permute(order).is_contiguous() else None
+
+
+def shifts(*given: Tensor | None) -> list[Tensor]:
+    """Return those learned shifts that are there."""
+    return [shift for shift in given if shift is not None]

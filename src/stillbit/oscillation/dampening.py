@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
 from stillbit.numerics import kernels
+from stillbit.numerics.fast import Part, part, run_pass
 from stillbit.numerics.grid import grid_limits, value
 from stillbit.numerics.limits import compute_dtype
-from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method
 from stillbit.quantizers import WeightSite, weight_sites
@@ -88,11 +88,11 @@ class Dampening(Method):
             return
         trained = [site for site in weight_sites(self.model) if all(parameter.requires_grad for parameter in site.parameters)]
         derived: list[tuple[WeightSite, Tensor]] = []
-        run_pass(pull, (self._share(site, weight, derived) for site in trained))
+        run_pass(pull, (self._part(site, weight, derived) for site in trained))
         for site, gradient in derived:
             site.add_gradient(gradient)
 
-    def _share(self, site: WeightSite, weight: float, derived: list[tuple[WeightSite, Tensor]]) -> Share:
+    def _part(self, site: WeightSite, weight: float, derived: list[tuple[WeightSite, Tensor]]) -> Part:
         latent, quantizer = site.latent(), site.quantizer
         if site.writable:
             gradient = site.gradient()
@@ -102,7 +102,7 @@ class Dampening(Method):
         factor = self.gradient_scale * (2.0 * weight * self._factor(site, latent))
         own = latent.new_empty(1, dtype=compute_dtype(latent))
         factors = own.copy_(factor) if isinstance(factor, Tensor) else own.fill_(factor)
-        return share((gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
+        return part((gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
 
     def metrics(self) -> dict[str, float]:
         """Return `dampening_weight` and `dampening_loss` (weight included) as of the last step."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError
+from stillbit.numerics.fast import Part, part, run_pass
 from stillbit.numerics.limits import FREE
-from stillbit.numerics.passes import Share, run_pass, share
 from stillbit.options import Bits, Count, Portion, checked
 from stillbit.oscillation.history import History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method, whole_share
@@ -67,8 +67,8 @@ class Tracker:
             # Made on the CPU to stay there: kernels take it for a number, and no transfer waits for an accelerator.
             limit = torch.full((), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
         for sites, how in _held_apart(self.sites(), pinning):
-            shares = (self._share(site, averages, how) for site in sites)
-            run_pass(advance, shares, *Momentum.of(self.ema_momentum), limit, how)
+            parts = (self._part(site, averages, how) for site in sites)
+            run_pass(advance, parts, *Momentum.of(self.ema_momentum), limit, how)
 
     @torch.no_grad()
     def _history(self, site: WeightSite, latent: Tensor, *, averages: bool) -> History:
@@ -81,12 +81,12 @@ class Tracker:
         return history
 
     @torch.no_grad()
-    def _share(self, site: WeightSite, averages: bool, pinning: Pinning | None) -> Share:
+    def _part(self, site: WeightSite, averages: bool, pinning: Pinning | None) -> Part:
         latent = site.latent()
         history = self._history(site, latent, averages=averages)
         state = (history.previous, history.direction, history.frequency, history.total, history.average_code if averages else None)
         num_changed = len(state) if pinning is None else len(state) + 1 + pinning.hold
-        return share((*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
+        return part((*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
 
     def oscillating(self) -> dict[str, Tensor]:
         """Return by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_FROM = 1 << 20  # bytes; an allocator keeps smaller blocks by itself
-_MOST_FREE = 3  # one is read, one is written, one waits for the next layer
+from stillbit.numerics.fast.thresholds import settings
 
 
 class Workspace:
@@ -35,7 +34,7 @@ class Workspace:
             device: Its device; for any but the CPU this is `torch.empty`.
         """
         num_bytes = math.prod(shape) * dtype.itemsize
-        if device.type != "cpu" or num_bytes < _FROM:
+        if device.type != "cpu" or num_bytes < settings.workspace_from:
             return torch.empty(shape, dtype=dtype, device=device)
         with self._lock:
             return torch.from_numpy(self._take(num_bytes))[:num_bytes].view(dtype).view(shape)
@@ -47,7 +46,7 @@ class Workspace:
         if fitting is None:
             fitting = torch.empty(num_bytes, dtype=torch.uint8).numpy()
             self._blocks.append(fitting)
-            surplus = {id(block) for block in free[: len(free) + 1 - _MOST_FREE]}
+            surplus = {id(block) for block in free[: len(free) + 1 - settings.workspace_blocks]}
             self._blocks = [block for block in self._blocks if id(block) not in surplus]
         return fitting
 

@@ -11,18 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stillbit.numerics import kernels
+from stillbit.numerics.fast.running import run
+from stillbit.numerics.fast.thresholds import settings
 from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.layout import layout
 from stillbit.numerics.limits import compute_dtype
 
-_ALONE_FROM = 1 << 15  # elements; below, copying costs less than calls, and torch copies in one thread
-
 InPlaceKernel = Callable[..., tuple[()]]
 
 
-class Share(NamedTuple):
-    """What one weight gives to a pass.
+class Part(NamedTuple):
+    """What one weight brings to a pass.
 
     Attributes:
         elements: Tensors of one shape, None where the kernel has none; the last is the latent.
@@ -44,8 +43,8 @@ class Share(NamedTuple):
         return latent
 
 
-def share(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *more: Tensor) -> Share:
-    """Makes a share of a latent on a grid.
+def part(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *more: Tensor) -> Part:
+    """Make the part of a latent on a grid.
 
     Args:
         elements: Tensors of one shape, or None; the last is the latent.
@@ -57,22 +56,22 @@ def share(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *mo
     assert latent is not None
     given = (None if one is None else one.to(compute_dtype(latent)) for one in (grid.scale, zero_point_of(grid), *more))
     spread = tuple(one if one is None or one.numel() > 1 else one.reshape(1) for one in given)
-    return Share(elements, num_changed, spread, (grid.shift, float(grid.low), float(grid.high)))
+    return Part(elements, num_changed, spread, (grid.shift, float(grid.low), float(grid.high)))
 
 
 @torch.no_grad()
-def run_pass(kernel: InPlaceKernel, shares: Iterable[Share], *settings: Any) -> None:
+def run_pass(kernel: InPlaceKernel, parts: Iterable[Part], *settings: Any) -> None:
     """Runs a kernel over many weights, with the same result as weight by weight.
 
     Args:
-        kernel: Called with elements, spread tensors and numbers of a share, in canonical form (layout.py), and the settings; or with
+        kernel: Called with elements, spread tensors and numbers of a part, in canonical form (layout.py), and the settings; or with
             those of many put end to end, each with a spread element of its own.
-        shares: The weights. One that several layers share is passed over once for each, one after the other.
+        parts: The weights. One that several layers share is passed over once for each, one after the other.
         settings: What is the same for all: tensors of no axis on the CPU, floats that seldom change, hashable values.
     """
-    groups: dict[Hashable, list[Share]] = defaultdict(list)
+    groups: dict[Hashable, list[Part]] = defaultdict(list)
     turns: Counter[int] = Counter()
-    for one in shares:
+    for one in parts:
         views = _views(one)
         if views is None:
             place = one.latent.data_ptr()
@@ -84,7 +83,7 @@ def run_pass(kernel: InPlaceKernel, shares: Iterable[Share], *settings: Any) -> 
         _run_together(kernel, group, settings)
 
 
-def _views(one: Share) -> list[Tensor | None] | None:
+def _views(one: Part) -> list[Tensor | None] | None:
     """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy.
 
     One scale stays one element, and all else is flat: such a kernel is compiled to one loop. With an axis for scales it is four loops,
@@ -92,7 +91,7 @@ def _views(one: Share) -> list[Tensor | None] | None:
     """
     latent, scale = one.latent, one.spread[0]
     assert scale is not None
-    if latent.numel() < _ALONE_FROM or any(tensor is not None and not _alike(tensor, latent) for tensor in one.elements):
+    if latent.numel() < settings.alone_from or any(tensor is not None and not _alike(tensor, latent) for tensor in one.elements):
         return None
     seen = layout(latent, scale)
     if seen.view(latent).data_ptr() != latent.data_ptr():
@@ -106,22 +105,22 @@ def _alike(tensor: Tensor, latent: Tensor) -> bool:
     return tensor.stride() == latent.stride() or (tensor.is_contiguous() and latent.is_contiguous())
 
 
-def _kind(one: Share) -> Hashable:
+def _kind(one: Part) -> Hashable:
     """Gives what weights have in common that can be put end to end."""
     kinds = (None if tensor is None else (tensor.dtype, tensor.device) for tensor in (*one.elements, *one.spread))
     return one.num_changed, one.numbers, *kinds
 
 
-def _run_together(kernel: InPlaceKernel, group: Sequence[Share], settings: tuple[Any, ...]) -> None:
+def _run_together(kernel: InPlaceKernel, group: Sequence[Part], settings: tuple[Any, ...]) -> None:
     shapes = [one.latent.shape for one in group]
     elements = _end_to_end([one.elements for one in group])
     wide = [[tensor if tensor is None else tensor.expand(shape) for tensor in one.spread] for one, shape in zip(group, shapes, strict=True)]
     _run(kernel, [*elements, *_end_to_end(wide)], group[0], settings)
     for index, whole in enumerate(elements[: group[0].num_changed]):
         if whole is not None:
-            parts = torch.split(whole, [shape.numel() for shape in shapes])
+            pieces = torch.split(whole, [shape.numel() for shape in shapes])
             targets = [tensor for one in group if (tensor := one.elements[index]) is not None]
-            torch._foreach_copy_(targets, [part.view(shape) for part, shape in zip(parts, shapes, strict=True)])
+            torch._foreach_copy_(targets, [piece.view(shape) for piece, shape in zip(pieces, shapes, strict=True)])
 
 
 def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
@@ -130,7 +129,7 @@ def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
     return [torch.cat(column) if column else None for column in columns]
 
 
-def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Share, settings: tuple[Any, ...]) -> None:
+def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Part, settings: tuple[Any, ...]) -> None:
     first, *rest = tensors
     assert first is not None
-    kernels.run(kernel, first, *rest, *one.numbers, *settings)
+    run(kernel, first, *rest, *one.numbers, *settings)

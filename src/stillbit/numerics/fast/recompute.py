@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itself gives it
 
 from stillbit.numerics import kernels
-from stillbit.numerics.layout import layout
+from stillbit.numerics.fast.running import run_into
+from stillbit.numerics.fast.thresholds import settings
+from stillbit.numerics.fast.workspace import empty_values
+from stillbit.numerics.layout import layout, shifts
 from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.rounding import Rounding
-from stillbit.numerics.workspace import empty_values
-
-_RECOMPUTE_FROM = 1 << 16  # elements; fewer are saved: computing them again would cost more than so few bytes are worth
 
 
 class Limits(NamedTuple):
@@ -51,9 +51,9 @@ def quantized_values(
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
     """Gives the values, and the rounded positions of a random rounding."""
-    seen, dtype = layout(x, scale, given(before, after)), compute_dtype(x)
+    seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
     view = seen.view(x)
-    value, kept = kernels.run_into(
+    value, kept = run_into(
         empty_values if options.recompute else torch.empty_like,  # values that are saved would keep a block of the workspace
         kernels.forward,
         view,
@@ -69,11 +69,6 @@ def quantized_values(
     return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
 
 
-def given(*shifts: Tensor | None) -> list[Tensor]:
-    """Leaves out None."""
-    return [shift for shift in shifts if shift is not None]
-
-
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
 
@@ -86,7 +81,7 @@ def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
     """
     if torch.compiler.is_compiling():
         return nullcontext()
-    nodes = {value.data_ptr(): value.grad_fn for value in values if value.numel() >= _RECOMPUTE_FROM}
+    nodes = {value.data_ptr(): value.grad_fn for value in values if value.numel() >= settings.recompute_from}
     # Tensors without memory (empty, or on the meta device) all have the address 0.
     found = {address: node for address, node in nodes.items() if address != 0 and _is_recomputable(node)}
     if not found:
@@ -155,7 +150,7 @@ def saved_tensors(node: Any) -> Any:
 
 def gelu_to_repeat(x: Tensor) -> Any:
     """Gives the node of the GELU that gave `x`, to give it once more in backward rather than save it: GELU saves its own input anyway."""
-    if x.numel() < _RECOMPUTE_FROM or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
+    if x.numel() < settings.recompute_from or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
         return None
     surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
     # Activation checkpointing gives what GELU has saved back one single time.

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from stillbit.numerics.fast.thresholds import settings
+
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
 Result = TypeVar("Result", bound=tuple[Tensor | None, ...])
 
 _log = logging.getLogger("stillbit")
-_compiler_works = True
 _MANY = (1 << 20) + 1  # more than Inductor adds up in one stage, where it knows two (torch 2.9 does not)
 
 
@@ -39,8 +40,7 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
         What `function` gives, or None where no compiler works, a compiler is at work, a tensor holds nothing, or a dispatch mode wants to
         see each operation: then run `function` as it is written.
     """
-    global _compiler_works
-    if not _compiler_works or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+    if not settings.compile or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
     kinds: list[Hashable] = []
     tensors: list[Tensor] = []
@@ -64,7 +64,7 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
     try:
         form = _forms.get(key) or _compile(key, tensors)
     except Exception as error:  # a compiler fails in more ways than have a common class
-        _compiler_works = False
+        settings.compile = False
         reason = (str(error) or type(error).__name__).splitlines()[0]
         _log.warning("no working compiler (%s): quantizers run in eager mode, with the same codes, slower", reason)
         return None
