@@ -50,7 +50,7 @@ class Row:
 
 
 def demo(folder: Path, console: Console) -> None:
-    """Trains, prints the table, draws the pictures. What the folder holds already is not trained again.
+    """Train, print the table, draw the pictures. What the folder holds already is not trained again.
 
     Args:
         folder: Where run folders and pictures go.

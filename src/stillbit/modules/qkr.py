@@ -111,16 +111,7 @@ class _RowProducts(torch.autograd.Function):
 
 
 def key_bias(weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:
-    """Return `c_h = W_k,h^T b_q,h`, what the query's bias adds to each key.
-
-    Args:
-        weight: Joint weight of query, key and value, (3 A, C).
-        bias: Their joint bias, (3 A).
-        num_heads: Number of heads h.
-
-    Returns:
-        (h, C).
-    """
+    """Return `c_h = W_k,h^T b_q,h`, what the query's bias adds to each key."""
     size = weight.shape[0] // 3
     key = weight[size : 2 * size].reshape(num_heads, -1, weight.shape[1])
     return (bias[:size].reshape(num_heads, 1, -1) @ key)[:, 0]

@@ -30,17 +30,7 @@ class CandidateGrids(NamedTuple):
 
 
 def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int) -> CandidateGrids:
-    """Return the grid that a per-tensor quantizer takes from each range (docs/spec/cnn.md, 1.2).
-
-    Args:
-        x_min: Lower ends, float32, (candidates). On symmetric grids all are negative or none is.
-        x_max: Upper ends, likewise.
-        symmetric: Whether the zero point is fixed at 0.
-        bits: Width of the codes.
-
-    Returns:
-        The grids.
-    """
+    """Return the grid that a per-tensor quantizer takes from each range (docs/spec/cnn.md, 1.2)."""
     fitted = fit_range(x_min, x_max, bits=bits, symmetric=symmetric)
     low, high = code_limits(bits, signed=fitted.signed)
     zero_point = fitted.zero_point.round().clamp(low, high) if not symmetric else fitted.zero_point
@@ -49,15 +39,7 @@ def candidate_grids(x_min: Tensor, x_max: Tensor, *, symmetric: bool, bits: int)
 
 @torch.no_grad()
 def candidate_losses(rows: Tensor, grids: CandidateGrids) -> Tensor:
-    """Return the squared quantization error of each row under each candidate, summed in float64.
-
-    Args:
-        rows: The tensor, float32, (channels, length).
-        grids: The candidates.
-
-    Returns:
-        Losses, float64, (candidates, channels).
-    """
+    """Return the squared quantization error of each row under each candidate, summed in float64."""
     channels, length = rows.shape
     chunk = settings.search_chunk if rows.device.type == "cpu" else settings.search_chunk_elsewhere
     if length <= chunk:
@@ -73,13 +55,6 @@ def published_loss(x: Tensor, grids: CandidateGrids) -> Tensor:
     """Return the squared quantization error under one candidate, summed as published: float32, within each index of axis 0 first.
 
     A golden section ends where the rounding errors of its sums lead it, so that only equal sums give equal ranges.
-
-    Args:
-        x: The tensor, float32, of at least one axis.
-        grids: One candidate.
-
-    Returns:
-        Loss, float32, one element.
     """
     errors = _squared_errors(x, *(part.to(x.device) for part in grids))
     return errors.reshape(len(x), -1).sum(dim=1).sum()

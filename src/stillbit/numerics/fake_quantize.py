@@ -83,18 +83,7 @@ def fake_quantize(
 def fake_quantize_by_mean(
     x: Tensor, scale_shape: tuple[int, ...], low: int, *, pins: Tensor | None = None, recompute: bool = True
 ) -> Tensor:
-    """Do what `fake_quantize` does with ste_range "open" on the grid of StatsQ, whose scale follows from the latents, in one pass.
-
-    Args:
-        x: Latents.
-        scale_shape: One element, or as many axes as `x`; the mean is taken over the axes where it is 1.
-        low: Smallest code, -2^(b-1).
-        pins: As in `fake_quantize`, as what follows.
-        recompute: If not, the latents are not saved for backward either.
-
-    Returns:
-        Values, as `x`.
-    """
+    """Do what `fake_quantize` does with ste_range "open" on the grid of StatsQ, whose scale follows from the latents, in one pass."""
     limits = Limits(0.5, float(low), float(-low - 1), None, None)
     options = Options(_STE, "open", False, recompute, 1.0, limits)
     output: Tensor = _FakeQuantizeByMean.apply(x, scale_shape, pins, options)

@@ -46,22 +46,7 @@ def forward(
     clip_low: float | None,
     clip_high: float | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gives the values of the latents' codes and, when rounding is random, the rounded positions, which backward needs again.
-
-    Args:
-        x: Latents, a canonical view.
-        scale: Scale, in canonical form and in the dtype of the arithmetic, as all that follows.
-        zero_point: Integer-valued; None for 0.
-        pins: int8, as `x`: codes that hold, or `FREE`; None where none does.
-        noise: Uniform in [0, 1), as `x`, for random rounding: up with a probability equal to the fraction. None: half to even.
-        before: Learned shift that is added to the (clipped) latents first, in canonical form, in its own dtype; None: none.
-        after: Learned shift that is added to the values; None: none.
-        shift: The grid's shift; None for 0.
-        low: Smallest code.
-        high: Largest code.
-        clip_low: What latents are clipped to from below; None: nothing is clipped.
-        clip_high: What they are clipped to from above.
-    """
+    """Return the values of the latents' codes and, when rounding is random, the rounded positions, which backward needs again."""
     position = _position(_add(_clipped(x, clip_low, clip_high), before), scale, shift)
     if noise is None:
         rounded = torch.round(position)
@@ -76,21 +61,21 @@ def forward(
 
 
 def forward_by_mean(x: Tensor, pins: Tensor | None, reduced: tuple[int, ...], low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Gives the values on the grid whose scale follows from the latents, and that scale; arguments as in `forward` and `Variant`."""
+    """Return the values on the grid whose scale follows from the latents, and that scale; arguments as in `forward` and `Variant`."""
     scale = scale_by_mean(x, reduced, low)
     values, _ = forward(x, scale, None, pins, None, None, None, 0.5, low, high, None, None)
     return values, scale
 
 
 def scale_by_mean(x: Tensor, reduced: tuple[int, ...], low: float) -> Tensor:
-    """Gives `2 mean|x| / 2^(b-1)` over some axes, which stay with size 1 (docs/spec/vit.md, 1); `low` is -2^(b-1)."""
+    """Return `2 mean|x| / 2^(b-1)` over some axes, which stay with size 1 (docs/spec/vit.md, 1); `low` is -2^(b-1)."""
     # In float64, so that no compiler's order of the sum shows: in float32 it moves every other scale, and codes near a boundary.
     mean = x.abs().mean(reduced, dtype=torch.float64, keepdim=True).to(compute_dtype(x))
     return (2.0 * mean / -low).clamp(min=SCALE_FLOOR)
 
 
 def pass_free(gradient: Tensor, pins: Tensor) -> tuple[Tensor]:
-    """Gives the gradient where nothing is pinned, else 0."""
+    """Return the gradient where nothing is pinned, else 0."""
     return (torch.where(pins == FREE, gradient, 0.0),)
 
 
@@ -103,12 +88,12 @@ def code(
     low: float,
     high: float,
 ) -> tuple[Tensor]:
-    """Gives the latents' codes, rounded half to even, pins included, in the dtype of the arithmetic; arguments as in `forward`."""
+    """Return the latents' codes, rounded half to even, pins included, in the dtype of the arithmetic; arguments as in `forward`."""
     return (_code(torch.round(_position(x, scale, shift)), zero_point, pins, low, high),)
 
 
 def value(code: Tensor | float, scale: Tensor, zero_point: Tensor | None, shift: float | None) -> Tensor:
-    """Gives the value of a code, `scale * (code - zero_point + shift)`; arguments as in `forward`."""
+    """Return the value of a code, `scale * (code - zero_point + shift)`; arguments as in `forward`."""
     values: Tensor = scale * _add(_subtract(code, zero_point), shift)
     return values
 
@@ -128,23 +113,7 @@ def backward(
     clip_high: float | None,
     variant: Variant,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    """Gives the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (docs/spec/cnn.md, 1.5).
-
-    Args:
-        gradient: Gradient of the values, as `x`.
-        x: Latents, a canonical view; this and the rest as in `forward`.
-        scale: Scale.
-        zero_point: Zero point.
-        pins: Pins.
-        kept: The rounded positions of a random rounding; None: round again.
-        before: Learned shift before; the gradient to the latent is then that to the shifted latent, in the dtype of the arithmetic.
-        shift: Shift.
-        low: Smallest code.
-        high: Largest code.
-        clip_low: What latents are clipped to from below; one that is not strictly inside gets no gradient, as under ReLU6.
-        clip_high: What they are clipped to from above.
-        variant: What is fixed when this is compiled.
-    """
+    """Return the gradients to latent, scale, and the two uses of the zero point (codes, values), in closed form (docs/spec/cnn.md, 1.5)."""
     position = _position(_add(_clipped(x, clip_low, clip_high), before), scale, shift)
     rounded = torch.round(position) if kept is None else kept.to(position.dtype)
     g = gradient.to(position.dtype)
@@ -172,7 +141,7 @@ def _subtract(x: Any, y: Tensor | float | None) -> Any:
 
 
 def _sum(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Sums over axes, in the order that costs least.
+    """Sum over axes, in the order that costs least.
 
     One by one, the innermost first: compiled for CPUs, a sum over both ends of a view at once is up to twice as slow. But while a whole
     model is being compiled, all axes of images but the channels at once: so batch norm sums, and its compiler makes one pass of both.
@@ -191,7 +160,7 @@ def _clipped(x: Tensor, clip_low: float | None, clip_high: float | None) -> Tens
 
 
 def _strictly_inside(gradient: Tensor, x: Tensor, clip_low: float | None, clip_high: float | None) -> Tensor:
-    """Gives the gradient where clipping passes it to the latent, else 0."""
+    """Return the gradient where clipping passes it to the latent, else 0."""
     if clip_low is None or clip_high is None:
         return gradient
     return torch.where((x > clip_low) & (x < clip_high), gradient, 0.0)
@@ -217,7 +186,7 @@ def _passed(
     low: float,
     high: float,
 ) -> Tensor:
-    """Gives the gradient where it passes to the latent, else 0."""
+    """Return the gradient where it passes to the latent, else 0."""
     passed = gradient
     if ste_range != "open":
         tested = _add(rounded if ste_range == "rounded" else position, zero_point)

@@ -43,17 +43,17 @@ class Layout(NamedTuple):
     shift_shapes: tuple[tuple[int, ...], ...] = ()
 
     def view(self, x: Tensor) -> Tensor:
-        """Gives `x` in the canonical shape; copies only if its memory order is another one."""
+        """Return `x` in the canonical shape; copy only if its memory order is another one."""
         ordered = x if self.order is None else x.permute(self.order)
         return ordered.reshape(self.shape)
 
     def view_scale(self, scale: Tensor) -> Tensor:
-        """Gives a tensor of the scale's shape in canonical form."""
+        """Return a tensor of the scale's shape in canonical form."""
         ordered = scale if self.order is None or scale.numel() == 1 else scale.permute(self.order)
         return ordered.reshape(self.scale_shape)
 
     def restore(self, canonical: Tensor, like: Tensor) -> Tensor:
-        """Undoes `view` and `view_scale`: gives the shape of `like` and, to a latent, its memory order."""
+        """Undo `view` and `view_scale`: return the shape of `like` and, to a latent, its memory order."""
         if self.order is None or like.numel() == 1:
             return canonical.reshape(like.shape)
         ordered = canonical.reshape([like.shape[axis] for axis in self.order])
@@ -61,12 +61,12 @@ class Layout(NamedTuple):
         return ordered.permute(inverse)
 
     def view_shift(self, shift: Tensor, number: int) -> Tensor:
-        """Gives the shift of that number in canonical form."""
+        """Return the shift of that number in canonical form."""
         ordered = shift if self.order is None else _padded(shift, len(self.order)).permute(self.order)
         return ordered.reshape(self.shift_shapes[number])
 
     def restore_shift(self, canonical: Tensor, like: Tensor) -> Tensor:
-        """Undoes `view_shift`."""
+        """Undo `view_shift`."""
         ordered = canonical if self.order is None else self.restore(canonical, _padded(like, len(self.order)))
         return ordered.reshape(like.shape)
 
@@ -75,19 +75,7 @@ _FLAT = Layout(None, (-1,), (1,), (0,))  # of a contiguous tensor, one scale for
 
 
 def layout(x: Tensor, scale: Tensor, shifts: Sequence[Tensor] = ()) -> Layout:
-    """Finds the canonical view of `x` for a scale that broadcasts against it.
-
-    Args:
-        x: Any tensor.
-        scale: One element, or as many axes as `x`, each of size 1 or that of `x`; those of another size than 1 are neighbours.
-        shifts: Tensors that broadcast against `x`.
-
-    Returns:
-        The layout.
-
-    Raises:
-        StillbitError: If the scale does not fit the tensor.
-    """
+    """Find the canonical view of `x` for a scale that broadcasts against it."""
     compiling = torch.compiler.is_compiling()
     if not compiling and not shifts and scale.numel() == 1 and x.is_contiguous():
         return _FLAT
@@ -114,7 +102,7 @@ def layout(x: Tensor, scale: Tensor, shifts: Sequence[Tensor] = ()) -> Layout:
 
 
 def _layout_with_shifts(sizes: tuple[int, ...], order: tuple[int, ...] | None, varying: list[list[bool]]) -> Layout:
-    """Joins neighbouring axes along which the same tensors vary; `varying` says it of the scale and of each shift."""
+    """Join neighbouring axes along which the same tensors vary; `varying` says it of the scale and of each shift."""
     joined: list[tuple[int, tuple[bool, ...]]] = []
     for axis in range(len(sizes)) if order is None else order:
         own = tuple(each[axis] for each in varying)
@@ -142,7 +130,7 @@ def _along(kept: Sequence[int], num_axes: int) -> list[bool]:
 
 
 def _kept_axes(x: Tensor, scale: Tensor) -> list[int]:
-    """Gives the axes along which the scale varies: none for a scale of one element, whatever its shape."""
+    """Return the axes along which the scale varies: none for a scale of one element, whatever its shape."""
     if scale.numel() == 1:
         return []
     # Not `size in (1, whole)`: torch 2.9 cannot trace that where sizes are symbols.
@@ -160,7 +148,7 @@ def _neighbours(places: Sequence[int]) -> bool:
 
 
 def _memory_order(x: Tensor) -> tuple[int, ...] | None:
-    """Gives the axes from slowest to fastest, or None for a contiguous tensor (and one with gaps, which a view must copy)."""
+    """Return the axes from slowest to fastest, or None for a contiguous tensor (and one with gaps, which a view must copy)."""
     if x.is_contiguous():
         return None
     strides = x.stride()

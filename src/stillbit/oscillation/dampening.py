@@ -139,17 +139,6 @@ def pull(
     """Add `factor * inside * (latent - value)` to a gradient in place (numerics/passes.py).
 
     `inside` is 1 inside the grid, 0 outside, and half of it on its limits.
-
-    Args:
-        gradient: Gradient of the latent.
-        pins: Codes that hold, or `FREE`; None where none does.
-        latent: The weight.
-        scale: Its grid (kernels.py), as the zero point and the last three.
-        zero_point: None for 0.
-        factor: Twice the weight of one element in the loss.
-        shift: Offset of the grid in units of the scale.
-        low: Smallest code.
-        high: Largest code.
     """
     (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
     lowest, highest, target = (kernels.value(one, scale, zero_point, shift) for one in (low, high, code))

@@ -26,7 +26,7 @@ _MANY = (1 << 20) + 1  # more than Inductor adds up in one stage, where it knows
 
 
 def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | None:
-    """Runs the compiled twin of `function`.
+    """Run the compiled twin of `function`.
 
     Each kind of arguments gets its own twin. What a compiler specializes on (dtype, device, number of axes, axes of size 1, gaps, None)
     tells kinds apart; what it need not (sizes, floats) does not. Tensors that have as many axes must broadcast the same way in all calls.
@@ -73,7 +73,7 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
 
 
 def num_compiled() -> Counter[str]:
-    """Counts the compiled forms of this process, by the name of the function; of a function that is given another, by that one's."""
+    """Count the compiled forms of this process, by the name of the function; of a wrapper, by the function that it was given."""
     return Counter(getattr(second, "__name__", function.__name__) for function, second, *_ in _forms)
 
 
@@ -100,7 +100,7 @@ _NUMBER = _Kind(torch.float64, torch.device("cpu"), ones=(), gaps=None, is_far=F
 
 @functools.cache
 def _scalar(value: float) -> Tensor:
-    """Gives one tensor a number, made once; the limits of grids are few."""
+    """Return one tensor per number, made once; the limits of grids are few."""
     with torch.inference_mode(False):
         return torch.tensor(value, dtype=torch.float64, device="cpu")
 
@@ -121,7 +121,7 @@ _forms: dict[tuple[Any, ...], _Form] = {}
 
 
 def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
-    """Traces a function with tensors of any size in the place of these, and compiles it."""
+    """Trace a function with tensors of any size in the place of these, and compile it."""
     # Here, not above: who compiles nothing need not wait for these, and a torch without one of them still runs kernels as written.
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -160,6 +160,6 @@ def _fake(mode: "FakeTensorMode", tensor: Tensor) -> Tensor:
 
 @functools.cache
 def _inductor_options() -> dict[str, Any]:
-    """Asks for correctly rounded division on GPUs where this torch has the option; CPUs always do."""
+    """Ask for correctly rounded division on GPUs where this torch has the option; CPUs always do."""
     known = torch._inductor.list_options()
     return {name: True for name in ("eager_numerics.division_rounding",) if name in known}

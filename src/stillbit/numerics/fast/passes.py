@@ -61,7 +61,7 @@ def part(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *mor
 
 @torch.no_grad()
 def run_pass(kernel: InPlaceKernel, parts: Iterable[Part], *settings: Any) -> None:
-    """Runs a kernel over many weights, with the same result as weight by weight.
+    """Run a kernel over many weights, with the same result as weight by weight.
 
     Args:
         kernel: Called with elements, spread tensors and numbers of a part, in canonical form (layout.py), and the settings; or with
@@ -84,7 +84,7 @@ def run_pass(kernel: InPlaceKernel, parts: Iterable[Part], *settings: Any) -> No
 
 
 def _views(one: Part) -> list[Tensor | None] | None:
-    """Gives canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy.
+    """Return canonical views of the tensors of a large weight; None for a small one, and where a view would be a copy.
 
     One scale stays one element, and all else is flat: such a kernel is compiled to one loop. With an axis for scales it is four loops,
     which hand three tensors of floats to one another; to copy such scales, one for each weight, costs more yet.
@@ -101,12 +101,12 @@ def _views(one: Part) -> list[Tensor | None] | None:
 
 
 def _alike(tensor: Tensor, latent: Tensor) -> bool:
-    """Says whether two tensors of one shape have their elements in the same order; strides of axes of size 1 say nothing."""
+    """Return whether two tensors of one shape have their elements in the same order; strides of axes of size 1 say nothing."""
     return tensor.stride() == latent.stride() or (tensor.is_contiguous() and latent.is_contiguous())
 
 
 def _kind(one: Part) -> Hashable:
-    """Gives what weights have in common that can be put end to end."""
+    """Return what weights have in common that can be put end to end."""
     kinds = (None if tensor is None else (tensor.dtype, tensor.device) for tensor in (*one.elements, *one.spread))
     return one.num_changed, one.numbers, *kinds
 
@@ -124,7 +124,7 @@ def _run_together(kernel: InPlaceKernel, group: Sequence[Part], settings: tuple[
 
 
 def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
-    """Joins the first tensors of all rows, the second ones, and so on; None where they are."""
+    """Join the first tensors of all rows, the second ones, and so on; None where they are."""
     columns = ([tensor.reshape(-1) for tensor in column if tensor is not None] for column in zip(*rows, strict=True))
     return [torch.cat(column) if column else None for column in columns]
 

@@ -50,7 +50,7 @@ def quantized_values(
     after: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gives the values, and the rounded positions of a random rounding."""
+    """Return the values, and the rounded positions of a random rounding."""
     seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
     view = seen.view(x)
     value, kept = run_into(
@@ -70,7 +70,7 @@ def quantized_values(
 
 
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:
-    """Lets operations in this context save none of these values for backward: there they are computed again, from the latents.
+    """Let operations in this context save none of these values for backward: there they are computed again, from the latents.
 
     The latents are saved in any case. So a layer that multiplies quantized tensors keeps as many bytes as a float one, for one more
     pass over them. A compiler decides by itself what to compute again; while one traces, this context does nothing.
@@ -138,7 +138,7 @@ def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
 
 
 def saved_tensors(node: Any) -> Any:
-    """Gives what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
+    """Return what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
     if node.unpacked is not None:
         return node.unpacked
     if node.gelu is None:
@@ -149,7 +149,7 @@ def saved_tensors(node: Any) -> Any:
 
 
 def gelu_to_repeat(x: Tensor) -> Any:
-    """Gives the node of the GELU that gave `x`, to give it once more in backward rather than save it: GELU saves its own input anyway."""
+    """Return the node of the GELU that gave `x`, to give it once more in backward rather than save it: GELU saves its own input anyway."""
     if x.numel() < settings.recompute_from or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
         return None
     surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)

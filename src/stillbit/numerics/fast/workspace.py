@@ -26,7 +26,7 @@ class Workspace:
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Gives a contiguous tensor of unknown content, as `torch.empty` does.
+        """Return a contiguous tensor of unknown content, as `torch.empty` does.
 
         Args:
             shape: Its shape.
@@ -40,7 +40,7 @@ class Workspace:
             return torch.from_numpy(self._take(num_bytes))[:num_bytes].view(dtype).view(shape)
 
     def _take(self, num_bytes: int) -> Any:
-        """Gives the smallest free block that is large enough, or a new one; lets go of free ones beyond a few."""
+        """Return the smallest free block that is large enough, or a new one; let go of free ones beyond a few."""
         free = sorted(self._free(), key=len)
         fitting = next((block for block in free if len(block) >= num_bytes), None)
         if fitting is None:
@@ -63,5 +63,5 @@ _shared = Workspace()
 
 
 def empty_values(like: Tensor) -> Tensor:
-    """Gives contiguous room for the values or gradients of a tensor, from the one workspace of this process."""
+    """Return contiguous room for the values or gradients of a tensor, from the one workspace of this process."""
     return _shared.empty(tuple(like.shape), like.dtype, like.device)
