@@ -54,7 +54,7 @@ def zero_point_of(grid: Grid) -> Tensor | None:
 def code(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
     """Return the integer code of a latent as a float tensor, zero point and pins included; the code of NaN is NaN.
 
-    Never compiled: steps take codes within passes of their own (passes.py), and who asks here asks once.
+    Never compiled: steps take codes within passes of their own (fast/passes.py), and who asks here asks once.
 
     Args:
         x: Latents.

@@ -136,7 +136,7 @@ def pull(
     low: float,
     high: float,
 ) -> tuple[()]:
-    """Add `factor * inside * (latent - value)` to a gradient in place (numerics/passes.py).
+    """Add `factor * inside * (latent - value)` to a gradient in place (numerics/fast/passes.py).
 
     `inside` is 1 inside the grid, 0 outside, and half of it on its limits.
     """

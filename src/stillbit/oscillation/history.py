@@ -136,7 +136,7 @@ def advance(
     threshold: Tensor | None,
     pinning: Pinning | None,
 ) -> tuple[()]:
-    """Do steps 5 to 9 of docs/spec/cnn.md, 3: take the codes of one more step into a history, pins, and holds (numerics/passes.py).
+    """Do steps 5 to 9 of docs/spec/cnn.md, 3: take the codes of one more step into a history, pins, and holds (numerics/fast/passes.py).
 
     A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
     however long ago that was. A weight whose frequency is above the threshold is pinned to its average code as it was before this step.
