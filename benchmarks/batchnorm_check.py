@@ -55,14 +55,7 @@ class Check(NamedTuple):
 
 
 def check(folder: Path) -> Check:
-    """Check the network that a run folder holds, unless it is done already; leaves the checkpoint as it is.
-
-    Args:
-        folder: Of a finished run with `training.reestimate_batches=0`.
-
-    Returns:
-        What was found; it is in the folder as `batchnorm.json`, too.
-    """
+    """Check the network that a run folder holds, unless it is done already."""
     if (done := Check.read(folder)) is not None:
         return done
     trained = Trained.read(folder)

@@ -51,15 +51,7 @@ def train_all(workspace: Path, image_size: int, float_epochs: int, epochs: int) 
 
 @torch.no_grad()
 def compare(folder: Path, *, exact: bool) -> dict[str, Any]:
-    """Export a run, and compare the file with PyTorch on every validation picture.
-
-    Args:
-        folder: The run folder.
-        exact: Whether layers run in floats that no integer kernel computes exactly.
-
-    Returns:
-        Counts and exceptions.
-    """
+    """Export a run, and compare the file with PyTorch on every validation picture."""
     exported = export(folder, "onnx", folder / ("exact.onnx" if exact else "integer.onnx"), exact=exact)
     trained = Trained.read(folder)
     model, data = build_trained(trained), load_data(trained.recipe.data)

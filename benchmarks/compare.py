@@ -54,11 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a record.
-
-    Raises:
-        ForeignFileError: If it cannot be read or is none.
-    """
+    """Reads a record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -70,11 +66,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
-    """Compares two records.
-
-    Raises:
-        ForeignFileError: If one has another shape than this version writes.
-    """
+    """Compares two records."""
     found = Comparison()
     try:
         if old["hardware"] != new["hardware"]:

@@ -226,11 +226,7 @@ def tables(results: Path) -> dict[str, str]:
 
 
 def insert(page: str, made: dict[str, str]) -> str:
-    """Put each table where the page has its comments.
-
-    Raises:
-        ValueError: If a table has no place.
-    """
+    """Put each table where the page has its comments."""
     for name, text in made.items():
         pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
         page, count = re.subn(pattern, lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)

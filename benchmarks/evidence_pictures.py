@@ -23,12 +23,7 @@ Panel = tuple[Mapping[str, list[str]], dict[str, Sequence["OneRun"]]]
 
 
 def draw_shares(panels: Mapping[str, Mapping[str, Sequence["OneRun"]]], path: Path) -> None:
-    """Draw the oscillating share over time: a line a method, the mean over its seeds, with a band from the smallest to the largest.
-
-    Args:
-        panels: Runs by title of the panel and by method.
-        path: The PNG file.
-    """
+    """Draw the oscillating share over time: a line a method, the mean over its seeds, with a band from the smallest to the largest."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         for axes, (title, methods) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -45,12 +40,7 @@ def draw_shares(panels: Mapping[str, Mapping[str, Sequence["OneRun"]]], path: Pa
 
 
 def draw_divergences(panels: Mapping[str, Panel], path: Path) -> None:
-    """Draw how far each batch norm's running averages are from the population's, in the order of the network.
-
-    Args:
-        panels: By title: the network's layers, and its runs by width.
-        path: The PNG file.
-    """
+    """Draw how far each batch norm's running averages are from the population's, in the order of the network."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, width_ratios=[1, 1, 1.7])

@@ -199,21 +199,7 @@ def measure(
     image_size: int = 224,
     pictures: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Measures everything, with as many threads as torch has now.
-
-    Args:
-        images: Files that are written and, each round, loaded; at least `steps` batches of them.
-        rounds: Rounds that count; before them one more.
-        steps: Training steps of a round, for each loader.
-        batch: Images of a batch.
-        workers: Numbers of worker processes.
-        network: timm's name of what is trained.
-        image_size: Height and width of its images, in pixels.
-        pictures: (H, W, 3), uint8, to cut files from; None: scikit-image's photographs.
-
-    Returns:
-        The record: what was measured on what, medians and ranges.
-    """
+    """Measures everything, with as many threads as torch has now."""
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), images, pictures or photographs())

@@ -46,14 +46,7 @@ _TIMES = """
 
 
 def write_record(folder: Path, *, epochs: int = EPOCHS, steps_per_epoch: int = STEPS_PER_EPOCH, layers: int = LAYERS) -> None:
-    """Writes a made-up record as large as that of a long run.
-
-    Args:
-        folder: The run folder, which exists.
-        epochs: How many.
-        steps_per_epoch: Likewise.
-        layers: Likewise.
-    """
+    """Writes a made-up record as large as that of a long run."""
     with (folder / "record.jsonl").open("w", encoding="utf-8") as file:
         for number, (event, step, fields) in enumerate(_events(epochs, steps_per_epoch, layers)):
             file.write(json.dumps({"event": event, "step": step, "time": 1.79e9 + number, **fields}) + "\n")
@@ -158,17 +151,7 @@ def _trajectory(generator: np.random.Generator, index: int) -> dict[str, Any]:
 
 
 def open_once(program: str, page: Path, width: int, height: int) -> dict[str, float]:
-    """Opens a page in a new browser.
-
-    Args:
-        program: Path of Chromium.
-        page: The file.
-        width: Of the window, in CSS pixels.
-        height: Likewise.
-
-    Returns:
-        Milliseconds: from the start of navigation, by what happened then; and the main thread's processor time.
-    """
+    """Opens a page in a new browser."""
     with Browser(program, width, height) as browser:
         time.sleep(SETTLING_SECONDS)
         browser.send("Performance.enable", timeDomain="threadTicks")
@@ -181,15 +164,7 @@ def open_once(program: str, page: Path, width: int, height: int) -> dict[str, fl
 
 
 def measure(program: str, rounds: int) -> dict[str, Any]:
-    """Writes the record and its report, and opens it.
-
-    Args:
-        program: Path of Chromium.
-        rounds: How often the page is opened, at each width.
-
-    Returns:
-        Sizes, seconds and milliseconds.
-    """
+    """Writes the record and its report, and opens it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_record(folder)

@@ -21,16 +21,7 @@ _DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFram
 
 
 def take(browser: Browser, page: Path, name: str, size: tuple[int, int], theme: str, section: str = "") -> None:
-    """Takes one picture.
-
-    Args:
-        browser: Started.
-        page: The report.
-        name: Of the picture.
-        size: Of the window, in CSS pixels.
-        theme: `light` or `dark`.
-        section: `id` of the part that stands at the top; the page's head if not given.
-    """
+    """Takes one picture."""
     browser.resize(*size)
     browser.prefer(prefers_color_scheme=theme, prefers_reduced_motion="reduce")
     browser.open(page.as_uri())

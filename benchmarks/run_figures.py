@@ -99,18 +99,7 @@ def read_run(folder: Path) -> Run:
 
 
 def write_runs(path: Path, workspace: Path, command: str, trained_at: str | None = None, **more: Any) -> None:
-    """Write the figures of all finished runs of a workspace.
-
-    Args:
-        path: The JSON file; its folder is made if it is missing.
-        workspace: Holds the run folders.
-        command: What trains them.
-        trained_at: Commit that trained them, where it is not this checkout's.
-        more: Facts next to them.
-
-    Raises:
-        FileNotFoundError: If no run is finished.
-    """
+    """Write the figures of all finished runs of a workspace."""
     folders = sorted(one.parent for one in workspace.glob("*/record.jsonl") if is_complete(one))
     if not folders:
         raise FileNotFoundError(f"{workspace}: no finished run")

@@ -23,16 +23,7 @@ class Pairs:
 
 
 def race(contenders: Mapping[str, tuple[Run, Run]], *, rounds: int, device: str = "cpu") -> dict[str, Pairs]:
-    """Times all contenders in turn, round by round.
-
-    Args:
-        contenders: By name, what to time and what to time next to it.
-        rounds: How many rounds count.
-        device: Where they run.
-
-    Returns:
-        The times by name. In every other round the reference goes first.
-    """
+    """Times all contenders in turn, round by round."""
     times = {name: Pairs() for name in contenders}
     for round_number in range(-WARM_UP_ROUNDS, rounds):
         for name, (run, reference) in contenders.items():

@@ -34,11 +34,7 @@ class Command:
 
 
 def commands_of(block: Block) -> list[Command]:
-    """Return the commands of a shell block.
-
-    Raises:
-        PageError: If a line joins commands by something other than `&&`, or redirects anything but the output.
-    """
+    """Return the commands of a shell block."""
     text = block.text.replace("\\\n", " ")
     lines = text.splitlines()
     if block.language == "console":
@@ -67,11 +63,7 @@ def _split(line: str, block: Block) -> Iterator[Command]:
 
 
 def check(command: Command, block: Block) -> None:
-    """Check what a command names: verbs, options, recipes and their keys; scripts and their options; targets; extras.
-
-    Raises:
-        PageError: If something that it names does not exist.
-    """
+    """Check what a command names: verbs, options, recipes and their keys; scripts and their options; targets; extras."""
     words = _without_environment(command.words)
     if words[0] not in _KNOWN:
         raise PageError(f"{block.page}:{block.line}: the tests do not know the command {words[0]!r}")
@@ -91,11 +83,7 @@ def check(command: Command, block: Block) -> None:
 
 
 def run(command: Command, block: Block) -> str:
-    """Execute a `stillbit` command here, and return what it prints.
-
-    Raises:
-        PageError: If it is another program, or ends with an exit code other than 0.
-    """
+    """Execute a `stillbit` command here, and return what it prints."""
     check(command, block)
     words = list(_without_environment(command.words))
     if words[0] != "stillbit":

@@ -59,11 +59,7 @@ def pages() -> list[Path]:
 
 
 def read(path: Path) -> list[Block | Prelude]:
-    """Return a page's preludes and blocks in the order of the page.
-
-    Raises:
-        PageError: If a block has no language or an unknown one, or a comment stands where it says nothing.
-    """
+    """Return a page's preludes and blocks in the order of the page."""
     return parse(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
 
 

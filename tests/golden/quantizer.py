@@ -19,11 +19,7 @@ _PARAMETERS = {"_delta": "scale", "_zero_float": "zero_point"}  # the published 
 
 
 def check_quant(case: Case) -> dict[str, float]:
-    """Replay a case.
-
-    Returns:
-        The largest absolute error of each kind.
-    """
+    """Replay a case."""
     errors = _check(case, published=True)
     if not _is_quirk(case):
         _check(case, published=False)

@@ -33,11 +33,7 @@ def tolerance(config: dict[str, Any]) -> Tolerance:
 
 
 def check_range(case: Case) -> dict[str, float]:
-    """Replay a case.
-
-    Returns:
-        The largest absolute error of each kind (of loss tables: relative).
-    """
+    """Replay a case."""
     config = case.config
     estimator = build_estimator(config)
     errors: dict[str, float] = {}

@@ -20,12 +20,7 @@ Pass = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure(settings: Settings, *, as_bandwidth: bool = False) -> Findings:
-    """Measures ours, the eager chain, and torch's own operator.
-
-    Args:
-        settings: The sizes.
-        as_bandwidth: Give the share of the copy's bandwidth, as the target for a GPU does.
-    """
+    """Measures ours, the eager chain, and torch's own operator."""
     dtype = torch.bfloat16 if as_bandwidth else torch.float32
     x, upstream = (torch.randn(settings.elements, device=settings.device, dtype=dtype) for _ in range(2))
     runs: dict[str, Pass] = {

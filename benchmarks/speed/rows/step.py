@@ -69,15 +69,7 @@ def measure_compiled(
     bfloat16: bool = False,
     transformer: bool = False,
 ) -> Findings:
-    """Measures the step with the whole model compiled, both compiled; states what the first forward and backward pass cost.
-
-    Args:
-        settings: The sizes.
-        build: Makes our network.
-        target: What the step may cost at most, in steps of the compiled float model.
-        bfloat16: Run forward passes under autocast.
-        transformer: Whether the network is the settings' transformer.
-    """
+    """Measures the step with the whole model compiled, both compiled; states what the first forward and backward pass cost."""
     name, batch = (settings.vit, settings.vit_batch) if transformer else (settings.cnn, settings.cnn_batch)
     images = settings.images(batch)
     found = Findings(sizes={**_sizes(settings, name, images), "bfloat16": bfloat16})
