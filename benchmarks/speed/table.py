@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.speed.findings import Findings
-from benchmarks.speed.rows import batchnorm, fake_quantize, gpu, kernels, loader, step, tracker
+from benchmarks.speed.rows import batchnorm, fake_quantize, gpu, kernels, loader, step, tracker, tricks
 from benchmarks.speed.settings import Settings
 
 
@@ -38,6 +38,7 @@ ROWS = (
     Row("cnn_step", "CNN, W4A4 LSQ, eager: training step and bytes saved for backward", step.measure_cnn),
     Row("cnn_compiled", "CNN, W4A4 LSQ, whole model compiled, against the compiled float model", step.measure_compiled, cold=True),
     Row("vit_step", "transformer, W2A2 StatsQ and QKR, eager: training step and bytes saved for backward", step.measure_vit),
+    Row("tricks", "what each trick of the fast path earns alone", tricks.measure),
     Row("tracker", "state of tracking and freezing", tracker.measure),
     Row("kernels", "compiled kernels and cold start", kernels.measure, cold=True),
     Row("batchnorm", "batch-norm re-estimation", batchnorm.measure),

@@ -59,7 +59,7 @@ def export(
         raise ExportError(f"format is {format!r}; allowed: {', '.join(SUFFIXES)}")
     if format != "onnx" and (container != "auto" or runtime is not None or exact):
         raise ExportError(f"container, runtime and exact are of ONNX files; allowed with format {format}: none of them")
-    from stillbit.export.packer import float_bytes
+    from stillbit.prepare.size import float_bytes
 
     trained = Trained.read(path, overrides)
     target = target or _beside(path, SUFFIXES[format])

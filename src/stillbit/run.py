@@ -12,6 +12,7 @@ from stillbit.assembly import Assembly as Assembly
 from stillbit.assembly import Trained, build_blank, build_placed, known_classes
 from stillbit.assembly import assemble as assemble
 from stillbit.errors import CheckpointError, RecipeError
+from stillbit.files import write_whole
 from stillbit.interop import ImportReport, load_published, read_published
 from stillbit.recipes.keys import CHANGE_NO_NUMBER, READ_AT_START
 from stillbit.recipes.load import dump, load
@@ -125,11 +126,4 @@ def _leaves(mapping: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"run folder {path.parent}: {path.name} cannot be written ({error.strerror})") from None
+    write_whole(path, text.encode(), name=f"run folder {path.parent}: {path.name}", kind=CheckpointError)

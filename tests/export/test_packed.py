@@ -15,8 +15,9 @@ from stillbit.errors import ExportError
 from stillbit.export import packer
 from stillbit.export.packed import PackedModel, load_packed
 from stillbit.export.packed_file import Content, read_content, write_content
-from stillbit.export.packer import export_packed, float_bytes
+from stillbit.export.packer import export_packed
 from stillbit.prepare import QuantConfig, calibrate, prepare
+from stillbit.prepare.size import float_bytes
 from stillbit.quantizers import Quantizer, weight_sites
 from tests.export.networks import MODELS, image
 from tests.prepare import vits
@@ -221,4 +222,4 @@ def test_loading_needs_torch_safetensors_and_two_rooms(model: nn.Module, tmp_pat
     run = subprocess.run([sys.executable, "-c", LOADING, str(source), str(path)], capture_output=True, text=True, check=True)
     with torch.no_grad():
         output = model(torch.ones(2, 3, 32, 32)).tolist()
-    assert run.stdout.splitlines() == [str(output), "['errors', 'export', 'numerics'] []"]
+    assert run.stdout.splitlines() == [str(output), "['errors', 'export', 'files', 'numerics'] []"]

@@ -1,6 +1,6 @@
 import pytest
 
-from stillbit.errors import ExportError, ReportError
+from stillbit.errors import ReportError
 from stillbit.report import write_report, writing
 from tests.report.histories import history, recipe
 from tests.report.reading_html import Page
@@ -36,7 +36,7 @@ def test_a_folder_given_twice_is_refused(tmp_path, read):
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, read):
-    with pytest.raises(ExportError, match="cannot be written"):
+    with pytest.raises(ReportError, match="cannot be written"):
         write_report([tmp_path], tmp_path / "absent" / "x.html")
     assert not list(tmp_path.iterdir())
 

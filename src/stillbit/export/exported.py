@@ -15,8 +15,8 @@ from torch.utils import _pytree as trees
 
 from stillbit.errors import ExportError
 from stillbit.export.capture import capture
-from stillbit.export.files import write_whole
 from stillbit.export.program import Program, operation_name
+from stillbit.files import write_whole
 
 DESCRIPTION = "stillbit.json"  # the entry of the file that says where it comes from
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from stillbit.errors import ExportError, requires
 from stillbit.export.capture import capture
-from stillbit.export.files import write_whole
 from stillbit.export.manifest import Manifest
 from stillbit.export.program import Program
+from stillbit.files import write_whole
 
 
 @requires("export")

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stillbit.errors import ExportError
-from stillbit.export.files import write_whole
+from stillbit.files import write_whole
 from stillbit.numerics.packing import pack, unpack
 
 FORMAT = 1

@@ -16,7 +16,7 @@ from stillbit.export.document import tensor_names, to_document
 from stillbit.export.packed import PackedModel, load_packed
 from stillbit.export.packed_file import Content, write_content
 from stillbit.export.program import Program, operation_name
-from stillbit.modules.shift import Shifted
+from stillbit.prepare.size import float_bytes
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import weight_sites
 
@@ -66,18 +66,6 @@ def export_packed(
     (packed,) = written
     write_card(path, packed)
     return packed
-
-
-def float_bytes(model: nn.Module) -> int:
-    """Return the bytes of a network's own parameters and statistics in float32, quantizers and counters apart."""
-    own = {
-        id(tensor)
-        for module in model.modules()
-        if isinstance(module, Quantizer | Shifted)
-        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    }
-    kept = [tensor for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor) and id(tensor) not in own]
-    return sum(4 * tensor.numel() for tensor in kept if tensor.is_floating_point())
 
 
 def _content(model: nn.Module, program: Program, **given: Any) -> Content:

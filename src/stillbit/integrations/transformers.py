@@ -6,6 +6,7 @@ The optimizer is built after `prepare`, and given to the trainer: its own has no
 """
 
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, final
 
@@ -15,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stillbit.errors import CheckpointError
+from stillbit.files import write_whole
 from stillbit.integrations.riding import MethodMaker, Riders, reestimated
 from stillbit.oscillation import Method
 
@@ -100,13 +102,9 @@ class StillbitCallback(TrainerCallback):  # type: ignore[misc]  # mypy does not 
         del control, others
         if args.save_only_model or not state.is_world_process_zero:
             return
-        path = _folder(args, state) / FILE_NAME
-        partial = path.with_suffix(".partial")
-        try:
-            torch.save({"log_history": state.log_history, **self.riders.state_dict()}, partial)
-            partial.replace(path)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
+        content = BytesIO()
+        torch.save({"log_history": state.log_history, **self.riders.state_dict()}, content)
+        write_whole(_folder(args, state) / FILE_NAME, content.getvalue(), kind=CheckpointError)
 
 
 def _folder(args: TrainingArguments, state: TrainerState) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stillbit.errors import ReportError
-from stillbit.export.files import write_whole
+from stillbit.files import write_whole
 from stillbit.report.page import build_page
 from stillbit.report.reading import read_run
 
@@ -22,14 +22,13 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
         The file.
 
     Raises:
-        ReportError: If a folder holds no run or is given twice, or the file's name does not end in `.html`.
-        ExportError: If the file cannot be written.
+        ReportError: If a folder holds no run or is given twice, the file's name does not end in `.html`, or it cannot be written.
     """
     _check_different(folders)
     path = output or (folders[0] if len(folders) == 1 else folders[0].resolve().parent) / PAGE
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise ReportError(f"{path}: not a name for a page; allowed: a file that ends in .html")
-    write_whole(path, build_page([read_run(folder) for folder in folders]).encode("utf-8", errors="replace"))
+    write_whole(path, build_page([read_run(folder) for folder in folders]).encode("utf-8", errors="replace"), kind=ReportError)
     return path
 
 

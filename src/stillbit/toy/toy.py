@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stillbit.errors import DataError
-from stillbit.export.files import write_whole
+from stillbit.files import write_whole
 from stillbit.toy.animation import animate
 from stillbit.toy.experiments import DISTANCE, LAST, LEARNING_RATE, ROW, STEPS, Findings, measure
 from stillbit.toy.pictures import draw_laws, draw_methods

@@ -1,6 +1,5 @@
 """Checkpoints: written whole or not at all, read and verified once without executing anything."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillbit.errors import CheckpointError
+from stillbit.files import write_whole
 
 _FORMAT = 1
 
@@ -90,26 +90,4 @@ def write_checkpoint(file: Path, content: Mapping[str, Any]) -> None:
     torch.save({"format": _FORMAT, **content}, archive)
     archive.seek(0)
     torch.load(archive, weights_only=True)  # what could not be read again must not replace what can
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as opened:
-            opened.write(archive.getbuffer())
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-        _sync_folder(file.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        size = archive.getbuffer().nbytes / 1e6
-        raise CheckpointError(f"checkpoint {file}: cannot be written ({error.strerror}, {size:.1f} MB)") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    # The new name itself must reach the disk. Where folders cannot be opened (Windows), there is no such call.
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_whole(file, archive.getvalue(), name=f"checkpoint {file}", kind=CheckpointError)

@@ -31,6 +31,9 @@ from typing import Any
 
 import torch
 
+from stillbit.errors import CheckpointError
+from stillbit.files import write_whole
+
 
 class RunRecord:
     """Appends events to a file. A resumed run first drops the events that it will live through again.
@@ -90,9 +93,7 @@ def surroundings() -> dict[str, Any]:
 def _truncate(path: Path, step: int) -> None:
     """Keep the events up to a step: a checkpoint is the last thing that a step leaves behind."""
     kept = [event for event in read_record(path) if event["step"] <= step] if path.exists() else []
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("".join(_dumped(event) + "\n" for event in kept), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, "".join(_dumped(event) + "\n" for event in kept).encode(), kind=CheckpointError)
 
 
 def _dumped(event: dict[str, Any]) -> str:
