@@ -2,14 +2,12 @@ import re
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from stillbit.errors import RecipeError
 from stillbit.numerics import EWGS, STE, StackedSigmoid
 from stillbit.prepare import Override, QuantConfig
 from stillbit.prepare.plan import LayerPlan, plan_layers
-from stillbit.prepare.trace import Trace
 from stillbit.quantizers import LSQ, FixedRange
 
 LAYERS = {
@@ -21,12 +19,8 @@ LAYERS = {
 ORDER = list(LAYERS)
 
 
-def called(order: list[str]) -> Trace:
-    return Trace(order, shapes={}, activated=frozenset(), softmaxes=(), output=torch.zeros(1))
-
-
 def plan(bits: str = "W3A4", **settings: Any) -> list[tuple[int, int]]:
-    plans = plan_layers(nn.Module(), LAYERS, called(ORDER), QuantConfig.parse(bits, **settings))
+    plans = plan_layers(nn.Module(), LAYERS, ORDER, (), QuantConfig.parse(bits, **settings))
     return [(one.weight_bits, one.input_bits) for one in plans.values()]
 
 
@@ -47,7 +41,7 @@ def test_widths_by_policy(policy: str, expected: list[tuple[int, int]]) -> None:
 
 
 def test_first_and_last_go_by_call_order() -> None:
-    plans = plan_layers(nn.Module(), LAYERS, called(["head", "grouped", "depthwise", "stem"]), QuantConfig.parse("W3A4"))
+    plans = plan_layers(nn.Module(), LAYERS, ["head", "grouped", "depthwise", "stem"], (), QuantConfig.parse("W3A4"))
     assert plans["head"] == LayerPlan(8, 32)
     assert plans["stem"] == LayerPlan(8, 8)
 

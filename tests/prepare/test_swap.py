@@ -257,3 +257,17 @@ def test_two_inputs() -> None:
 
     coverage = prepare(Two(), QuantConfig(), example=(torch.zeros(1, 3), torch.zeros(1, 4)))
     assert [one.shape for one in coverage.activations] == [(1, 4)]
+
+
+@pytest.mark.parametrize("policy", ["lsq_paper", "all", "integer"])
+def test_the_model_runs_twice(policy: str) -> None:
+    model, runs = small_mobilenet(), []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    prepare(model, QuantConfig.parse("W4A4", policy=policy), example=image())
+    assert len(runs) == 2
+
+
+def test_bits_and_a_shape_are_enough() -> None:
+    told, short = small_mobilenet().double(), small_mobilenet().double()
+    coverage = prepare(told, QuantConfig.parse("W3A4"), example=image().double())
+    assert prepare(short, "W3A4", example=tuple(image().shape)) == coverage

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stillbit.numerics.grid import code
 from stillbit.numerics.limits import SCALE_FLOOR
 from stillbit.prepare.batchnorm import batchnorm_divergences, batchnorm_statistics, estimate_batchnorm
-from stillbit.prepare.trace import run_example, watched
+from stillbit.prepare.example import run_example, watched
 from stillbit.quantizers import Quantizer, WeightSite
 
 

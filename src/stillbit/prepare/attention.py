@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,8 +11,8 @@ from stillbit.modules.adopt import adopt, replace_module
 from stillbit.modules.attention import AttentionProducts, PlainProducts
 from stillbit.modules.qkr import ReparameterizedProducts
 from stillbit.modules.shift import Shifted
+from stillbit.prepare.graph import Graph
 from stillbit.prepare.policy import FLOAT_BITS, Override, QuantConfig
-from stillbit.prepare.trace import Trace
 from stillbit.quantizers.base import Quantizer
 
 # What makes a product of query and key something else than a product of two linear maps of the input.
@@ -48,11 +48,11 @@ def find_attention(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module
     return found
 
 
-def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> None:
+def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], graph: Graph, config: QuantConfig) -> None:
     """Refuse a softmax, or a fused attention, in a module that no quantized attention covers; and a model without attention."""
     if config.attention == "float":
         return
-    for name in trace.softmaxes:
+    for name in graph.softmaxes:
         around = _with_parents(name)
         if any(part in attention or _left_float(part, config) for part in around):
             continue
@@ -70,23 +70,23 @@ def check_attention_known(model: nn.Module, attention: dict[str, nn.Module], tra
         )
 
 
-def with_projections(trace: Trace, attention: dict[str, nn.Module]) -> Trace:
+def with_projections(shapes: dict[str, tuple[int, ...]], attention: dict[str, nn.Module]) -> dict[str, tuple[int, ...]]:
     """Add the input shapes of the projections of attention layers: torchvision's float layers use them without calling them."""
-    shapes = dict(trace.shapes)
+    found = dict(shapes)
     for name, layer in attention.items():
-        if name in trace.shapes:
-            layout = _Layout.of(layer, trace.shapes[name])
-            shapes[f"{name}.qkv"] = (1, layout.tokens, layout.channels)
-            shapes[f"{name}.proj"] = (1, layout.tokens, layout.width)
-    return replace(trace, shapes=shapes)
+        if name in shapes:
+            layout = _Layout.of(layer, shapes[name])
+            found[f"{name}.qkv"] = (1, layout.tokens, layout.channels)
+            found[f"{name}.proj"] = (1, layout.tokens, layout.width)
+    return found
 
 
-def swap_attention(model: nn.Module, name: str, trace: Trace, config: QuantConfig) -> None:
+def swap_attention(model: nn.Module, name: str, shape: tuple[int, ...], config: QuantConfig) -> None:
     """Put the quantized form of an attention layer in its place; its projections are other layers' business."""
     layer = model.get_submodule(name)
     kind = quantized_attention(layer)
     assert kind is not None
-    layout = _Layout.of(layer, trace.shapes[name])
+    layout = _Layout.of(layer, shape)
     override = _override(name, config)
     make = _Making(layout, config, override.activation_bits or config.activation_bits)
     products = make.reparameterized(override.weight_bits or config.weight_bits) if config.attention == "qkr" else make.plain()

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from stillbit.errors import DataError
 from stillbit.numerics.all_reduce import sum_over_ranks
-from stillbit.prepare.trace import evaluation
+from stillbit.prepare.example import evaluation
 
 
 class Statistics(NamedTuple):

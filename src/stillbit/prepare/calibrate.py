@@ -11,7 +11,7 @@ from stillbit.errors import DataError, PrepareError
 from stillbit.numerics.all_reduce import minimum_over_ranks
 from stillbit.numerics.ranges import RangeEstimator
 from stillbit.prepare.batchnorm import model_input
-from stillbit.prepare.trace import evaluation, watched
+from stillbit.prepare.example import evaluation, watched
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import weight_sites
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
-from stillbit.prepare.trace import run_example, watched
+from stillbit.prepare.example import run_example, watched
 from stillbit.quantizers.base import Quantizer
 
 

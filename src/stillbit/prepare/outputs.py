@@ -6,11 +6,11 @@ edited and no container gets a child, which it would run.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from stillbit.errors import PrepareError
+from stillbit.prepare.graph import Graph
 from stillbit.prepare.layers import kernel_elements
 from stillbit.prepare.points import LayerOutput, Place, Points, find_points, preceding_places
 from stillbit.prepare.points_table import Join
@@ -36,13 +36,13 @@ class OutputPlan:
     notes: tuple[str, ...] = ()
 
 
-def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], example: Any) -> OutputPlan:
+def plan_outputs(model: nn.Module, config: QuantConfig, order: list[str], graph: Graph) -> OutputPlan:
     """Decide which outputs are quantized, and how wide. Changes nothing."""
     policy = POLICIES[config.policy]
     if policy.inputs and (not policy.integer or config.activation_bits == FLOAT_BITS):
         return OutputPlan()
     points = find_points(model, order)
-    preceding = preceding_places(model, points, order, example)
+    preceding = preceding_places(points, order, graph)
     if policy.integer:
         return _plan_integer(model, config, order, points, preceding)
     return _plan_all(model, config, order, points, preceding)

@@ -1,5 +1,6 @@
 """Which widths each layer of one model gets: the policy, read against the order in which the layers are called."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,6 @@ from torch import nn
 
 from stillbit.prepare.layers import layer_kind
 from stillbit.prepare.policy import FLOAT_BITS, POLICIES, Policy, QuantConfig
-from stillbit.prepare.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,15 @@ class LayerPlan:
     signed: bool | None = None
 
 
-def plan_layers(model: nn.Module, layers: dict[str, nn.Module], trace: Trace, config: QuantConfig) -> dict[str, LayerPlan]:
+def plan_layers(
+    model: nn.Module, layers: dict[str, nn.Module], order: list[str], activated: Collection[str], config: QuantConfig
+) -> dict[str, LayerPlan]:
     """Decide the widths of each layer."""
-    last = _classifiers(model, trace.order)
-    return {name: _plan(name, layer, trace, config, last=name in last) for name, layer in layers.items()}
+    last = _classifiers(model, order)
+    return {
+        name: _plan(name, layer, config, first=name == order[0], last=name in last, activated=name in activated)
+        for name, layer in layers.items()
+    }
 
 
 def _classifiers(model: nn.Module, order: list[str]) -> set[str]:
@@ -40,9 +45,8 @@ def _classifiers(model: nn.Module, order: list[str]) -> set[str]:
     return {order[-1]} | (named & set(order))
 
 
-def _plan(name: str, layer: nn.Module, trace: Trace, config: QuantConfig, *, last: bool) -> LayerPlan:
+def _plan(name: str, layer: nn.Module, config: QuantConfig, *, first: bool, last: bool, activated: bool) -> LayerPlan:
     policy = POLICIES[config.policy]
-    first = name == trace.order[0]
     weight_bits = config.weight_bits
     if layer_kind(layer).depthwise:
         weight_bits = policy.depthwise_weight_bits or weight_bits
@@ -54,7 +58,7 @@ def _plan(name: str, layer: nn.Module, trace: Trace, config: QuantConfig, *, las
     input_bits = FLOAT_BITS
     if policy.inputs:
         input_bits = override.activation_bits or _input_bits(config, policy, first=first, last=last)
-    signed = name not in trace.activated if policy.known_signs and not first else None
+    signed = not activated if policy.known_signs and not first else None
     return LayerPlan(override.weight_bits or weight_bits, input_bits, signed)
 
 

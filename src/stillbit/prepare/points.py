@@ -2,12 +2,11 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
 
+from stillbit.prepare.graph import Graph
 from stillbit.prepare.points_table import Feeds, Input, Join, Layer, Point, table_entry
-from stillbit.prepare.trace import run_example
 
 
 @dataclass(frozen=True)
@@ -74,29 +73,20 @@ def find_points(model: nn.Module, layers: Collection[str]) -> Points:
     return points
 
 
-def preceding_places(model: nn.Module, points: Points, layers: Collection[str], example: Any) -> dict[str, Place]:
-    """Run the example and return, for each layer, the place that was passed last before the layer's first call.
+def preceding_places(points: Points, layers: Collection[str], graph: Graph) -> dict[str, Place]:
+    """Return, for each layer, the place that was passed last before the layer's first call.
 
     An average pool reads the tensor of this place if it stands between the two; so does the layer itself if nothing does.
     """
-    passed: list[Place] = []
+    places = {output.place for output in points.layers.values()} | {Place(block) for block in points.joins}
+    times = [(visit.entered if before else visit.left, Place(visit.module, before)) for visit in graph.visits for before in (True, False)]
+    passed = sorted(((time, place) for time, place in times if place in places), key=lambda one: one[0])
     preceding: dict[str, Place] = {}
-
-    def note_layer(name: str) -> None:
-        if passed:
-            preceding.setdefault(name, passed[-1])
-
-    places = [output.place for output in points.layers.values()] + [Place(block) for block in points.joins]
-    handles = [model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: note_layer(name)) for name in layers]
-    for place in places:
-        module = model.get_submodule(place.module)
-        register = module.register_forward_pre_hook if place.before else module.register_forward_hook
-        handles.append(register(lambda *_, place=place: passed.append(place)))
-    try:
-        run_example(model, example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for layer in graph.order(layers):
+        first = next(visit.entered for visit in graph.visits if visit.module == layer)
+        earlier = [place for time, place in passed if time < first]
+        if earlier:
+            preceding[layer] = earlier[-1]
     return preceding
 
 

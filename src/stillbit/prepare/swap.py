@@ -11,14 +11,15 @@ from stillbit.errors import PrepareError
 from stillbit.modules.adopt import adopt, replace_module
 from stillbit.prepare.attention import check_attention_known, find_attention, swap_attention, with_projections
 from stillbit.prepare.coverage import Coverage, Covered, measure_coverage
+from stillbit.prepare.example import as_input
 from stillbit.prepare.folding import fold_activations
 from stillbit.prepare.granularity import layer_input_quantizer
+from stillbit.prepare.graph import Graph, is_activation, record
 from stillbit.prepare.layers import is_unsupported, layer_kind, quantized_type, scale_shape
 from stillbit.prepare.outputs import attach_outputs, plan_outputs
 from stillbit.prepare.plan import LayerPlan, plan_layers
 from stillbit.prepare.policy import FLOAT_BITS, POLICIES, QuantConfig
 from stillbit.prepare.rollback import structure_restored_on_error
-from stillbit.prepare.trace import Trace, trace_example
 from stillbit.quantizers.base import Quantizer
 from stillbit.quantizers.site import weight_sites
 
@@ -28,7 +29,7 @@ _SAME_OUTPUT = {"float": 1e-5, "plain": 1e-5, "qkr": 1e-4}
 _HALF_PRECISION = 8  # of the dtype's own relative steps, where these are coarser
 
 
-def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
+def prepare(model: nn.Module, config: QuantConfig | str, *, example: Any) -> Coverage:
     """Quantize a model in place: swaps its layers, adds activation quantizers, and proves by a run that each one is reached.
 
     Each layer keeps its name, its keys in the state dict and its Parameter objects. Quantizers have no range until `calibrate`, or
@@ -36,8 +37,9 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
 
     Args:
         model: A float model.
-        config: Bits, policy and the rest.
-        example: An input of the model, e.g. zeros of shape (1, 3, 224, 224); it runs once in evaluation mode, without gradients.
+        config: Bits, policy and the rest, or bits alone, such as "W4A4".
+        example: An input of the model, a tuple of several, or the shape of one, e.g. (1, 3, 224, 224), which makes zeros. It runs twice
+            in evaluation mode, without gradients: through the float model, and through the prepared one.
 
     Returns:
         What is quantized, and how.
@@ -49,28 +51,32 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
     """
     if any(isinstance(module, Quantizer) for module in model.modules()):
         raise PrepareError("the model is prepared already; prepare a float model")
+    if isinstance(config, str):
+        config = QuantConfig.parse(config)
+    example = as_input(model, example)
     attention = find_attention(model, config)
     layers = _quantizable_layers(model, config)
     joint = {f"{owner}.qkv" for owner in attention} if config.attention == "qkr" else set()  # quantized as products, not as layers
     layers = {name: layer for name, layer in layers.items() if name not in joint}
-    trace = with_projections(trace_example(model, _multiplying_layers(model), example), attention)
-    check_attention_known(model, attention, trace, config)
-    if not trace.order:
+    graph = record(model, example)
+    order, shapes = graph.order(_multiplying_layers(model)), with_projections(graph.shapes(), attention)
+    check_attention_known(model, attention, graph, config)
+    if not order:
         raise PrepareError(f"the example reaches none of the model's layers ({', '.join(layers)})")
-    plans = plan_layers(model, layers, trace, config)
-    outputs = plan_outputs(model, config, trace.order, example)
+    plans = plan_layers(model, layers, order, _activated(model, graph), config)
+    outputs = plan_outputs(model, config, order, graph)
     in_full_precision = tuple(name for name in _multiplying_layers(model) if name not in layers and name not in joint)
     with structure_restored_on_error(model):
         for name in attention:
-            swap_attention(model, name, trace, config)
+            swap_attention(model, name, shapes[name], config)
         for name in layers:
-            _swap(model, name, plans[name], trace, config)
+            _swap(model, name, plans[name], shapes.get(name, ()), config)
         attach_outputs(model, outputs, config)
         _label(model)
         with _bypassed(model):
             if config.fold_activations:
-                fold_activations(model, example, balanced=config.recompute == "balanced")
-            covered = _check_same_output(model, trace.output, example, config)
+                fold_activations(model, graph, balanced=config.recompute == "balanced")
+            covered = _check_same_output(model, graph.output, example, config)
     of_weights = {site.quantizer.label for site in weight_sites(model)}
     return Coverage(
         weights=tuple(one for name, one in covered.items() if name in of_weights),
@@ -78,6 +84,12 @@ def prepare(model: nn.Module, config: QuantConfig, *, example: Any) -> Coverage:
         float_layers=in_full_precision,
         notes=outputs.notes,
     )
+
+
+def _activated(model: nn.Module, graph: Graph) -> set[str]:
+    """Return the modules whose input, at some call, is what an activation function returned."""
+    positive = graph.made_by({name for name, module in model.named_modules() if is_activation(module)})
+    return {visit.module for visit in graph.visits if visit.inputs and visit.inputs[0] in positive}
 
 
 def _quantizable_layers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
@@ -103,7 +115,7 @@ def _multiplying_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if multiplies(module)}
 
 
-def _swap(model: nn.Module, name: str, plan: LayerPlan, trace: Trace, config: QuantConfig) -> None:
+def _swap(model: nn.Module, name: str, plan: LayerPlan, input_shape: tuple[int, ...], config: QuantConfig) -> None:
     layer = model.get_submodule(name)
     kind = quantized_type(layer)
     weight = layer.weight
@@ -115,8 +127,8 @@ def _swap(model: nn.Module, name: str, plan: LayerPlan, trace: Trace, config: Qu
         weight_quantizer.allocate_pins(weight.shape)
     input_quantizer = None
     if plan.input_bits != FLOAT_BITS:
-        shape = trace.shapes.get(name, ())  # a layer that the example never calls is refused below
-        input_quantizer = layer_input_quantizer(layer, shape, plan.input_bits, config, signed=plan.signed).to(weight.device)
+        # A layer that the example never calls, whose input has no shape, is refused below.
+        input_quantizer = layer_input_quantizer(layer, input_shape, plan.input_bits, config, signed=plan.signed).to(weight.device)
     quantized = adopt(kind, layer, input_quantizer=input_quantizer, weight_quantizer=weight_quantizer.to(weight.device))
     if config.published and POLICIES[config.policy].biased_as_published and layer._parameters.get("bias") is None:
         quantized.register_parameter("bias", nn.Parameter(weight.new_zeros(weight.shape[0])))

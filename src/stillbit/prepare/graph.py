@@ -1,0 +1,199 @@
+"""One run of the example through a float model, recorded operation by operation; what `prepare` decides are queries on the record.
+
+A value is a tensor's content: it gets a number when an operation makes it, and another one when it is changed in place. A view of a
+tensor from its beginning (a reshape) holds the same value.
+"""
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from stillbit.prepare.example import run_example, tensors_in
+
+_SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, functional.scaled_dot_product_attention)
+
+
+@dataclass(eq=False)
+class Visit:
+    """A forward pass of a module.
+
+    Attributes:
+        module: Its full name.
+        around: The visit that it happened in; None: the model's own, at the top.
+        entered: When it began, and `left` when it ended, on a clock that all visits share.
+        inputs: Values of its positional arguments.
+        shape: Shape of the first one, batch included; empty where that is no tensor.
+        outputs: Values that it returned.
+    """
+
+    module: str
+    around: "Visit | None"
+    entered: int
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    left: int = -1
+    outputs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation.
+
+    Attributes:
+        operation: Its name, such as `aten.add.Tensor`.
+        visit: The innermost visit that it happened in; None: outside of the model.
+        reads: Values of its tensors.
+        makes: Values of its results, views apart.
+    """
+
+    operation: str
+    visit: Visit | None
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Graph:
+    """What one run told.
+
+    Attributes:
+        visits: In the order in which they began.
+        calls: In order.
+        softmaxes: Modules that took a softmax, or called a fused attention, of their own.
+        output: The model's output, several outputs joined into one vector.
+    """
+
+    visits: tuple[Visit, ...]
+    calls: tuple[Call, ...]
+    softmaxes: tuple[str, ...]
+    output: Tensor
+
+    def order(self, modules: Collection[str]) -> list[str]:
+        """Return those of the modules that were called, in the order of their first call."""
+        return list(dict.fromkeys(visit.module for visit in self.visits if visit.module in modules))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each module's first positional input."""
+        found: dict[str, tuple[int, ...]] = {}
+        for visit in self.visits:
+            if visit.shape:
+                found.setdefault(visit.module, visit.shape)
+        return found
+
+    def made_by(self, modules: Collection[str]) -> dict[int, str]:
+        """Return the values that these modules returned, and by which."""
+        return {value: visit.module for visit in self.visits if visit.module in modules for value in visit.outputs}
+
+    def readers(self, values: set[int]) -> tuple[list[Visit], list[Call]]:
+        """Return the visits that were entered with one of these values, and the operations that read one."""
+        visits = [visit for visit in self.visits if not values.isdisjoint(visit.inputs)]
+        return visits, [call for call in self.calls if not values.isdisjoint(call.reads)]
+
+
+def record(model: nn.Module, example: Any) -> Graph:
+    """Run the example through a float model, once, and record it.
+
+    Raises:
+        PrepareError: If the example does not fit the model.
+    """
+    recorder = _Recorder()
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: recorder.enter(name, inputs)))
+        # Before all other hooks: what the module itself returns.
+        handles.append(module.register_forward_hook(lambda *given: recorder.leave(given[-1]), prepend=True, always_call=True))
+    functions = _Functions(recorder)
+    try:
+        with functions, recorder:
+            output = run_example(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Graph(tuple(recorder.visits), tuple(recorder.calls), tuple(functions.softmaxes), output)
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Return whether the module is an activation function whose output is mostly positive: ReLU, GELU and their kin."""
+    kinds: tuple[type[nn.Module], ...] = (nn.ReLU, nn.ReLU6, nn.GELU)
+    if "timm.layers" in sys.modules:
+        from timm.layers import activations
+
+        kinds += (activations.GELU, activations.GELUTanh, activations.QuickGELU)
+    return isinstance(module, kinds)
+
+
+@dataclass
+class _Values:
+    """Numbers of values, by address: whoever makes a tensor at an address that was used before gives it a new number."""
+
+    by_address: dict[int, int] = field(default_factory=dict)
+    count: int = 0
+
+    def make(self, tensor: Tensor) -> int:
+        self.count += 1
+        if address := tensor.data_ptr():
+            self.by_address[address] = self.count
+        return self.count
+
+    def of(self, tensor: Tensor) -> int:
+        found = self.by_address.get(tensor.data_ptr())
+        return self.make(tensor) if found is None else found
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes calls of modules and operations; it keeps no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.visits: list[Visit] = []
+        self.calls: list[Call] = []
+        self.running: list[Visit] = []
+        self._values = _Values()
+        self._clock = 0
+
+    def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
+        values = tuple(self._values.of(tensor) for tensor in tensors_in(inputs))
+        shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else ()
+        visit = Visit(name, self.running[-1] if self.running else None, self._tick(), values, shape)
+        self.visits.append(visit)
+        self.running.append(visit)
+
+    def leave(self, output: Any) -> None:
+        visit = self.running.pop()
+        visit.left = self._tick()
+        visit.outputs = tuple(self._values.of(tensor) for tensor in tensors_in(output))
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        given = list(tensors_in((args, kwargs or {})))
+        reads = tuple(self._values.of(tensor) for tensor in given)
+        result = func(*args, **(kwargs or {}))
+        addresses = set() if func._schema.is_mutable else {tensor.data_ptr() for tensor in given}
+        makes = tuple(self._values.make(tensor) for tensor in tensors_in(result) if tensor.data_ptr() not in addresses)
+        self.calls.append(Call(str(func), self.running[-1] if self.running else None, reads, makes))
+        return result
+
+
+class _Functions(TorchFunctionMode):
+    """Notes softmaxes as the model calls them: a fused attention has none among its operations."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.softmaxes: dict[str, None] = {}
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in _SOFTMAXES and self._recorder.running:
+            self.softmaxes.setdefault(self._recorder.running[-1].module)
+        return func(*args, **(kwargs or {}))
