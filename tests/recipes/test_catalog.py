@@ -8,7 +8,7 @@ import pytest
 from stillbit.errors import RecipeError
 from stillbit.prepare import QuantConfig
 from stillbit.recipes import catalog, document
-from stillbit.recipes.load import load, resolve
+from stillbit.recipes.load import load, resolve, with_base
 from stillbit.recipes.mapping import from_mapping, to_mapping
 from stillbit.recipes.schema import Recipe
 
@@ -59,8 +59,8 @@ def test_a_recipe_opens_with_its_goal_and_its_command(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_holds_only_what_differs_from_the_default(name):
     content = document.parse(catalog.text(name), origin=name)
-    for path in _leaves(content):
-        assert _without(content, path) != load(name), f"{name} repeats the default of {'.'.join(path)}"
+    for path in _leaves({key: value for key, value in content.items() if key != "base"}):
+        assert _without(content, path, name) != load(name), f"{name} repeats its base's or the default of {'.'.join(path)}"
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def _leaves(mapping, path=()):
             yield (*path, key)
 
 
-def _without(content, path):
+def _without(content, path, name):
     """The recipe without one of its values; None where it cannot do without."""
     content = deepcopy(content)
     section = content
@@ -206,6 +206,6 @@ def _without(content, path):
         section = section[key]
     del section[path[-1]]
     try:
-        return resolve(content)
+        return resolve(with_base(content, name))
     except RecipeError:
         return None

@@ -181,3 +181,31 @@ def test_published_at_the_top_is_true_or_false():
 def test_keys_of_the_first_edition_are_still_read():
     named = {"model": {"name": "resnet18"}, "quantization": {"ste_range": "position"}}
     assert resolve({**named, "quantization": {"band": "position"}}) == resolve(named)
+
+
+def test_a_base_is_laid_under_and_looked_for_beside_the_recipe(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: digits_w3a3_lsq\noptimizer: {lr: 0.5}\ntracking: null\n")
+    (tmp_path / "mine.yaml").write_text("base: below.yaml\noptimizer: {weight_decay: 0.0}\nfreezing: {}\n")
+    found = load(str(tmp_path / "mine.yaml"), ["training.epochs=2"])
+    expected = load(
+        "digits_w3a3_lsq", ["optimizer.lr=0.5", "optimizer.weight_decay=0.0", "tracking=null", "freezing={}", "training.epochs=2"]
+    )
+    assert found == expected
+    assert "base" not in dump(found)
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        ("base: second.yaml", "whose base it is itself"),
+        ("base: nowhere.yaml", "nowhere.yaml: No such file"),
+        ("base: digits_w3a3", "did you mean 'digits_w3a3_"),
+        ("base: [a]", r"base is \['a'\]; allowed: a shipped recipe"),
+    ],
+    ids=["cycle", "missing", "near", "list"],
+)
+def test_a_base_that_is_none_is_refused(tmp_path, first, message):
+    (tmp_path / "first.yaml").write_text(first)
+    (tmp_path / "second.yaml").write_text("base: first.yaml")
+    with pytest.raises(RecipeError, match=message):
+        load(str(tmp_path / "first.yaml"))

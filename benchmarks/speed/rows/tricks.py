@@ -15,25 +15,31 @@ from stillbit.numerics.fast import NEVER, tuned
 TRICKS: dict[str, dict[str, Any]] = {
     "compiled kernels": {"compile": False},
     "values computed again": {"recompute_from": NEVER},
-    "workspace": {"workspace_from": NEVER},
     "small weights in one pass": {"alone_from": 0},
 }
 
 
 def measure(settings: Settings) -> Findings:
-    """Race steps of one network, with freezing, under each setting; a trick earns what the ratio is above 1."""
-    training = Training(networks.cnn(settings), settings.images(settings.cnn_batch))
-    sb.Freezing(training.model, threshold=0.1).attach(training.optimizer)
-    found = Findings(sizes={"model": settings.cnn, "images": list(training.images.shape), "device": settings.device})
+    """Race steps of both networks, with freezing, under each setting; a trick earns what the ratio is above 1."""
+    found = Findings(
+        sizes={"models": [settings.cnn, settings.vit], "batches": [settings.cnn_batch, settings.vit_batch], "device": settings.device}
+    )
+    for network, build, batch in (("CNN", networks.cnn, settings.cnn_batch), ("transformer", networks.vit, settings.vit_batch)):
+        training = Training(build(settings), settings.images(batch))
+        sb.Freezing(training.model, threshold=0.1).attach(training.optimizer)
+        _race(found, network, training, settings)
+    return found
+
+
+def _race(found: Findings, network: str, training: Training, settings: Settings) -> None:
     kept = training.saved_bytes()
     pairs = {name: (_without(options, training.step), training.step) for name, options in TRICKS.items()}
     for name, times in race(pairs, rounds=settings.rounds, device=settings.device).items():
-        found.milliseconds[f"without {name}"] = times.own
-        found.milliseconds[f"without {name}: with it, beside it"] = times.reference
-        found.figures.append(Figure.of(f"{name}: step without / with", times.ratios()))
+        found.milliseconds[f"{network} without {name}"] = times.own
+        found.milliseconds[f"{network} without {name}: with it, beside it"] = times.reference
+        found.figures.append(Figure.of(f"{network}, {name}: step without / with", times.ratios()))
         with tuned(**TRICKS[name]):
-            found.figures.append(Figure.of(f"{name}: bytes saved without / with", [training.saved_bytes() / kept]))
-    return found
+            found.figures.append(Figure.of(f"{network}, {name}: bytes saved without / with", [training.saved_bytes() / kept]))
 
 
 def _without(options: dict[str, Any], step: Callable[[], Any]) -> Callable[[], Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillbit.numerics import kernels
-from stillbit.numerics.fast import Limits, Options, empty_values, gelu_to_repeat, quantized_values, run, run_into, saved_tensors
+from stillbit.numerics.fast import Limits, Options, gelu_to_repeat, quantized_values, run, run_into, saved_tensors
 from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.kernels import Variant
 from stillbit.numerics.layout import Layout, layout, shifts
@@ -120,7 +120,7 @@ class _FakeQuantize(torch.autograd.Function):
         view = seen.view(gradient).contiguous()  # a product may give it transposed, which a kernel would read across the grain
         wide = before is not None and dtype != x.dtype
         to_latent, *to_grid = run_into(
-            partial(torch.empty_like, dtype=dtype) if wide else torch.empty_like if x.is_leaf else empty_values,  # a parameter's stays
+            partial(torch.empty_like, dtype=dtype) if wide else torch.empty_like,
             kernels.backward,
             view,
             seen.view(x),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 from stillbit.errors import RecipeError
@@ -24,7 +25,38 @@ def load(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: If there is no such recipe, a key is unknown, or a value has the wrong type or is out of range.
     """
-    return resolve(document.parse(catalog.text(name), origin=name), overrides)
+    return resolve(with_base(document.parse(catalog.text(name), origin=name), name), overrides)
+
+
+def with_base(content: object, name: str, above: tuple[str, ...] = ()) -> object:
+    """Lay a document over the recipe that its `base` names, which may have one of its own; mappings are merged, all else is replaced.
+
+    Args:
+        content: What the recipe's YAML parses to.
+        name: The recipe, in a folder of which a base that is a relative path is looked for.
+        above: Recipes that this one is the base of.
+
+    Raises:
+        RecipeError: If there is no such recipe, or recipes are each other's base.
+    """
+    if not isinstance(content, Mapping) or "base" not in content:
+        return content
+    own = {key: value for key, value in content.items() if key != "base"}
+    base = content["base"]
+    if not isinstance(base, str):
+        raise RecipeError(f"base is {base!r}; allowed: a shipped recipe, or the path of a YAML file")
+    if base not in catalog.names() and Path(base).suffix:
+        base = str(Path(name).parent / base)
+    if base in (*above, name):
+        raise RecipeError(f"base is {base!r} in {name}, whose base it is itself; allowed: a recipe that does without {name}")
+    below = with_base(document.parse(catalog.text(base), origin=base), base, (*above, name))
+    return _merged(below, own)
+
+
+def _merged(below: object, own: object) -> object:
+    if not isinstance(below, Mapping) or not isinstance(own, Mapping):
+        return own
+    return {**below, **{key: _merged(below.get(key), value) for key, value in own.items()}}
 
 
 def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:

@@ -20,4 +20,3 @@ from stillbit.numerics.fast.running import run_into as run_into
 from stillbit.numerics.fast.thresholds import NEVER as NEVER
 from stillbit.numerics.fast.thresholds import settings as settings
 from stillbit.numerics.fast.thresholds import tuned as tuned
-from stillbit.numerics.fast.workspace import empty_values as empty_values

@@ -14,7 +14,6 @@ from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itsel
 from stillbit.numerics import kernels
 from stillbit.numerics.fast.running import run_into
 from stillbit.numerics.fast.thresholds import settings
-from stillbit.numerics.fast.workspace import empty_values
 from stillbit.numerics.layout import layout, shifts
 from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.rounding import Rounding
@@ -54,7 +53,7 @@ def quantized_values(
     seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
     view = seen.view(x)
     value, kept = run_into(
-        empty_values if options.recompute else torch.empty_like,  # values that are saved would keep a block of the workspace
+        torch.empty_like,
         kernels.forward,
         view,
         seen.view_scale(scale).to(dtype),

@@ -17,8 +17,6 @@ class Settings:
         compile_from: Elements from which the compiled form of a kernel is called; below, the call costs more than the arithmetic.
         recompute_from: Elements from which quantized values are computed again rather than saved; fewer bytes are not worth it.
         alone_from: Elements from which a weight meets a pass by itself; smaller ones are put end to end, copied by one thread.
-        workspace_from: Bytes from which memory on the CPU is kept and used again; an allocator keeps smaller blocks by itself.
-        workspace_blocks: Free blocks that are kept: one is read, one is written, one waits for the next layer.
         search_chunk: Elements per call of the range search on a CPU: 4 MiB stay in the cache, and threads meet seldom.
         search_chunk_elsewhere: The same on other devices.
     """
@@ -27,8 +25,6 @@ class Settings:
     compile_from: int = 1 << 15
     recompute_from: int = 1 << 16
     alone_from: int = 1 << 15
-    workspace_from: int = 1 << 20
-    workspace_blocks: int = 3
     search_chunk: int = 1 << 20
     search_chunk_elsewhere: int = 1 << 24
 
