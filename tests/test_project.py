@@ -12,7 +12,7 @@ from stillbit.errors import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMPORTED = {"scikit-learn": "sklearn", "pillow": "PIL", "onnx-ir": "onnx_ir"}
+IMPORTED = {"scikit-learn": "sklearn", "pillow": "PIL"}
 
 
 def read(name: str) -> Any:
