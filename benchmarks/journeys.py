@@ -1,9 +1,9 @@
 """Count the files that each journey of the architecture page visits.
 
-    python -m benchmarks.journeys
+    python -m benchmarks.journeys [FILE]
 
 A call into a file of the package is a visit; a call into a file that the journey has left before is a re-entry. Python's profiler sees
-each call, so nothing is counted by hand and nothing is timed.
+each call, so nothing is counted by hand and nothing is timed. FILE gets the names, as JSON.
 """
 
 import json
@@ -19,12 +19,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import stillbit as sb
+from stillbit.recipes.load import load
+from stillbit.run import train, validate
 
-PACKAGE = Path(sb.__file__).parent
-SETTINGS = (
-    "model.weights=random", "data.workers=0", "data.batch_size=64", "training.epochs=1", "training.tensorboard=false",
-    "training.device=cpu", "training.reestimate_batches=2",
-)  # fmt: skip
+PACKAGE = str(Path(sb.__file__).parent)
+SETTINGS = ("model.weights=random", "data.workers=0", "data.batch_size=64", "training.epochs=1", "training.tensorboard=false")
+EXAMPLE = torch.randn(2, 3, 8, 8)
 
 
 class Walk:
@@ -34,41 +34,37 @@ class Walk:
         self.path: list[str] = []
 
     def see(self, frame: Any, event: str, _argument: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(str(PACKAGE)) and frame.f_code.co_name != "<module>":
-            file = str(Path(frame.f_code.co_filename).relative_to(PACKAGE))
-            if not self.path or self.path[-1] != file:
+        """Note a call, as Python's profiler tells it; a module that is imported is none."""
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(PACKAGE) and code.co_name != "<module>":
+            file = str(Path(code.co_filename).relative_to(PACKAGE))
+            if self.path[-1:] != [file]:
                 self.path.append(file)
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        sys.setprofile(self.see)
-        try:
-            yield
-        finally:
-            sys.setprofile(None)
-
-    def figures(self) -> dict[str, Any]:
+    def figures(self, **more: int) -> dict[str, Any]:
+        """Return the counts, and the files by the order of their first visit."""
         files = list(dict.fromkeys(self.path))
-        return {"files": len(files), "reentries": len(self.path) - len(files), "names": files}
+        return {"files": len(files), "reentries": len(self.path) - len(files), **more, "names": files}
 
 
-def walk(call: Callable[[], Any]) -> dict[str, Any]:
+def walk(call: Callable[[], Any]) -> Walk:
+    """Watch one call."""
     found = Walk()
-    with found.watching():
+    sys.setprofile(found.see)
+    try:
         call()
-    return found.figures()
+    finally:
+        sys.setprofile(None)
+    return found
 
 
 def a_step(folder: Path) -> dict[str, Any]:
-    """Watch the last of ten steps of a training run, from one update to the next."""
-    from stillbit.recipes.load import load
-    from stillbit.run import train
-
+    """Watch one step of a training run with freezing, from one update to the next."""
     found, steps = Walk(), 0
 
     def after_update(optimizer: object, *_: object) -> None:
         nonlocal steps
-        if type(optimizer).__name__ == "JointOptimizer":
+        if isinstance(optimizer, sb.JointOptimizer):
             steps += 1
             sys.setprofile(found.see if steps == 9 else None)
 
@@ -81,52 +77,51 @@ def a_step(folder: Path) -> dict[str, Any]:
     return found.figures()
 
 
+@contextmanager
+def counted(owner: Any, name: str) -> Iterator[list[int]]:
+    """Count the calls of a function."""
+    calls, function = [0], getattr(owner, name)
+
+    def count(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        return function(*args, **kwargs)
+
+    setattr(owner, name, count)
+    try:
+        yield calls
+    finally:
+        setattr(owner, name, function)
+
+
+def a_weight(folder: Path) -> dict[str, dict[str, Any]]:
+    """Watch a small network become quantized, compute, and become a file."""
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128, 4))
+    with counted(model, "forward") as runs:
+        prepared = walk(lambda: sb.prepare(model, "W4A4", example=EXAMPLE))
+    sb.calibrate(model, [EXAMPLE])
+    inner, latent = model[3].train(), torch.randn(2, 8, 6, 6)
+    return {
+        "a weight, float to quantized: prepare": prepared.figures(forward_runs=runs[0]),
+        "a weight, latent to value: a layer's forward": walk(lambda: inner(latent)).figures(),
+        "a weight to a file: export_onnx": walk(lambda: sb.export_onnx(model.eval(), folder / "m.onnx", example=EXAMPLE)).figures(),
+    }
+
+
 def main() -> None:
+    """Walk each journey, and print what it visited."""
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "run"
-        found["an image batch: one step of training"] = a_step(folder)
-        from stillbit.recipes.load import load
-        from stillbit.run import validate
-
-        def network() -> nn.Module:
-            return nn.Sequential(
-                nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
-            )
-
-        model, example, runs = network(), torch.randn(2, 3, 8, 8), 0
-
-        def count(*_: object) -> None:
-            nonlocal runs
-            runs += 1
-
-        model.register_forward_pre_hook(count)
-        found["a weight, float to quantized: prepare"] = walk(lambda: sb.prepare(model, sb.QuantConfig.parse("W4A4"), example=example))
-        found["a weight, float to quantized: prepare"]["forward_runs"] = runs
-        sb.calibrate(model, [example])
-        layer = model[3].train()
-        inner = torch.randn(2, 8, 6, 6)
-        found["a weight, latent to value: a layer's forward"] = walk(lambda: layer(inner))
-        found["a weight to a file: export_onnx"] = walk(lambda: sb.export_onnx(model.eval(), Path(name) / "m.onnx", example=example))
-        found["a recipe key: load"] = walk(lambda: load("digits_w3a3_freeze", SETTINGS))
-        reads = 0
-        before = torch.load
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal reads
-            reads += 1
-            return before(*args, **kwargs)
-
-        torch.load = counted
-        found["a checkpoint: validate"] = walk(lambda: validate(folder))
-        torch.load = before
-        found["a checkpoint: validate"]["reads"] = reads
+        folder = Path(name)
+        found = {"an image batch: one step of training": a_step(folder / "run"), **a_weight(folder)}
+        found["a recipe key: load"] = walk(lambda: load("digits_w3a3_freeze", SETTINGS)).figures()
+        with counted(torch, "load") as reads:
+            validated = walk(lambda: validate(folder / "run"))
+        found["a checkpoint: validate"] = validated.figures(reads=reads[0])
     for journey, figures in found.items():
-        extra = "".join(f", {figures[key]} {key}" for key in ("forward_runs", "reads") if key in figures)
-        print(f"{journey}: {figures['files']} files, {figures['reentries']} re-entries{extra}")
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{journey}: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in figures.items() if what != "names"))
+    for file in sys.argv[1:]:
+        Path(file).write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -209,3 +209,11 @@ def test_a_base_that_is_none_is_refused(tmp_path, first, message):
     (tmp_path / "second.yaml").write_text("base: first.yaml")
     with pytest.raises(RecipeError, match=message):
         load(str(tmp_path / "first.yaml"))
+
+
+def test_a_circle_of_bases_across_folders_is_refused(tmp_path):
+    for folder, other in (("x", "y"), ("y", "x")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "one.yaml").write_text(f"base: ../{other}/one.yaml")
+    with pytest.raises(RecipeError, match="whose base it is itself"):
+        load(str(tmp_path / "x" / "one.yaml"))

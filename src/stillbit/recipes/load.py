@@ -1,5 +1,6 @@
 """Find a recipe, lay overrides over it, and make it a `Recipe`; or write a `Recipe` back as YAML."""
 
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -46,7 +47,7 @@ def with_base(content: object, name: str, above: tuple[str, ...] = ()) -> object
     if not isinstance(base, str):
         raise RecipeError(f"base is {base!r}; allowed: a shipped recipe, or the path of a YAML file")
     if base not in catalog.names() and Path(base).suffix:
-        base = str(Path(name).parent / base)
+        base = os.path.normpath(Path(name).parent / base)  # so that a circle across folders is seen
     if base in (*above, name):
         raise RecipeError(f"base is {base!r} in {name}, whose base it is itself; allowed: a recipe that does without {name}")
     below = with_base(document.parse(catalog.text(base), origin=base), base, (*above, name))
