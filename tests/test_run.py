@@ -171,10 +171,10 @@ def test_methods_of_a_recipe(method, kinds):
 
 
 def test_annealing_knows_the_length_of_the_run():
-    threshold = assembled(quantized("freeze", "freezing.begin=0.5", "freezing.threshold=0.1", "freezing.final_threshold=0.01"))
-    schedule = threshold.methods[0].threshold
+    parts = assembled(quantized("freeze", "freezing.begin=0.5", "freezing.threshold=0.1", "freezing.final_threshold=0.01"))
+    assert isinstance(freezing := parts.methods[0], Freezing)
     # 2 epochs of 5 steps
-    assert [schedule(step) for step in (4, 5, 10)] == [0.0, 0.1, pytest.approx(0.01, rel=1e-12)]
+    assert [freezing.threshold(step) for step in (4, 5, 10)] == [0.0, 0.1, pytest.approx(0.01, rel=1e-12)]
 
 
 def test_a_float_recipe_has_no_methods_and_one_learning_rate(tmp_path):

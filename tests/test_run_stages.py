@@ -107,7 +107,8 @@ def test_only_free_weights_moved_in_the_second_stage(finished, tmp_path):
 def test_methods_stand_in_the_order_in_which_they_see_a_step(finished):
     parts = assembled(recipe(finished))
     annealing, tracking = parts.methods
-    assert (type(annealing), type(tracking)) == (Annealing, Tracking)
+    assert isinstance(annealing, Annealing)
+    assert isinstance(tracking, Tracking)
     assert annealing.begin == STAGES[0] + 1
 
 
@@ -134,7 +135,8 @@ def test_a_new_run_begins_where_another_ended(finished, tmp_path):
     parts = assembled(recipe(finished, f"start={last}", "training.epochs=0", "training.cooldown_epochs=0"))
     saved = Checkpoint.read(last).content["model"]
     assert all(torch.equal(tensor, saved[name]) for name, tensor in parts.model.state_dict().items())
-    assert parts.methods[0].begin == 1
+    assert isinstance(annealing := parts.methods[0], Annealing)
+    assert annealing.begin == 1
     assert not parts.optimizer.state
     annealed = recipe(finished, f"start={last}", "training.epochs=0", "training.cooldown_epochs=0")
     figures = run.train(annealed, tmp_path / "annealed")

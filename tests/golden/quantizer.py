@@ -53,7 +53,7 @@ def _check(case: Case, *, published: bool) -> dict[str, float]:
     tolerance = _LOGARITHM if quantizer.log_scale else 0.0
     errors = {name: equal(tensor, wanted[name], name) for name, tensor in whole.items()}
     ends = [t if quantizer.log_scale else floored(t) for t in (calibrated, wanted["delta"])]
-    errors["delta"] = close(*ends, tolerance, "delta")
+    errors["delta"] = close(*ends, tolerance, "delta")  # type: ignore[call-arg]
     errors |= {name: close(tensor, wanted[name], tolerance, name) for name, tensor in real.items()}
     errors["grad_x"] = close(x.grad, wanted["grad_x"], _GRADIENT, "grad_x")
     return errors | {name: close(tensor, wanted[name], _PARAMETER_GRADIENT, name) for name, tensor in gradients.items()}
@@ -84,4 +84,4 @@ def _quantizer(case: Case, *, published: bool) -> LSQ:
 
 def _rounding(config: dict[str, Any]) -> Rounding:
     kind, argument = ROUNDINGS[config["rounding"]], config["rounding_arg"]
-    return kind() if argument is None else kind(argument)
+    return kind() if argument is None else kind(argument)  # type: ignore[call-arg]

@@ -61,7 +61,7 @@ def rank_main(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(rank_main, args=(str(folder),), nprocs=2)
+    mp.spawn(rank_main, args=(str(folder),), nprocs=2)  # type: ignore[attr-defined]
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -53,7 +53,7 @@ def inputs(kind: str, granularity: str, *, pinned: bool = False) -> Inputs:
     zero = torch.randint(1, 5, scale_shape).double() if kind == "asymmetric" else None
     pins = torch.where(torch.rand(shape) < 0.3, torch.randint(*LIMITS[kind], shape), FREE).to(torch.int8) if pinned else None
     doubles = [(positions * scale).double(), scale.double(), zero, None if zero is None else zero.clone()]
-    return Inputs(*(None if each is None else each.requires_grad_() for each in doubles), pins, torch.randn(shape).double())
+    return Inputs(*(None if each is None else each.requires_grad_() for each in doubles), pins, torch.randn(shape).double())  # type: ignore[call-arg]
 
 
 def chain(given: Inputs, kind: str, rounding: Rounding, ste_range: str, shift: float = 0.0) -> Tensor:

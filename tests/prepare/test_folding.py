@@ -50,7 +50,7 @@ class DropoutBetween(Layers):
 
 
 class OutputIsGiven(Layers):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         x = self.activation(self.first(x))
         return x, self.third(self.second(x))
 

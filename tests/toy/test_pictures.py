@@ -26,7 +26,7 @@ def test_laws_are_drawn(findings: Findings) -> None:
 def test_the_animation_has_a_frame_a_step_and_loops(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(animation, "STEPS", 7)
     with Image.open(BytesIO(animate(findings.methods))) as image:
-        assert (image.format, image.size, image.n_frames, image.info["loop"]) == ("GIF", (800, 540), 7, 0)
+        assert (image.format, image.size, image.n_frames, image.info["loop"]) == ("GIF", (800, 540), 7, 0)  # type: ignore[attr-defined]
         frames, durations = [], []
         for number in range(7):
             image.seek(number)
