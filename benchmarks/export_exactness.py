@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from benchmarks.export_networks import BITS, CNNS, VITS, photos, quantized, settings
 from benchmarks.speed.record import commit, hardware
 from stillbit.export import Program, capture, export_onnx, export_packed
+from stillbit.export.findings import Verification
 from stillbit.export.inspect import Inspection, inspect
 from stillbit.export.replay import Replay
-from stillbit.export.verification import Verification
 from stillbit.export.verify import verify
 
 RESULTS = Path(__file__).parent / "results" / "export_exactness.json"

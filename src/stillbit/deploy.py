@@ -18,7 +18,7 @@ from stillbit.training.data import DataConfig, class_names, load_data
 from stillbit.training.session import LOCAL
 
 if TYPE_CHECKING:
-    from stillbit.export.verification import Verification
+    from stillbit.export.findings import Verification
 
 SUFFIXES = {"onnx": ".onnx", "packed": ".safetensors", "program": ".pt2"}
 

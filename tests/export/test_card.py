@@ -8,8 +8,8 @@ from torch import nn
 
 from stillbit.errors import ExportError
 from stillbit.export.card import model_card
-from stillbit.export.packed import load_packed
-from stillbit.export.packer import export_packed
+from stillbit.export.packed_model import load_packed
+from stillbit.export.packed_writer import export_packed
 from stillbit.prepare.size import float_bytes
 from tests.export.networks import MODELS, image
 

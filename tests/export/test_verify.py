@@ -14,9 +14,9 @@ from onnx import numpy_helper
 
 from stillbit.errors import DataError, ExportError, MissingExtraError
 from stillbit.export import Program, verify
+from stillbit.export.findings import Bounds, Logits, Verification
 from stillbit.export.manifest import manifest_in
 from stillbit.export.runtime import one_line, open_session, with_outputs
-from stillbit.export.verification import Bounds, Logits, Verification
 from stillbit.export.written import as_written
 from tests.export.chains import Int4, Packed, Writer, chain, changed
 from tests.export.networks import image

@@ -7,7 +7,7 @@ from typing import Any
 
 from stillbit.errors import ExportError
 from stillbit.export.layers import LayerInfo, layers_of
-from stillbit.export.packed import PackedModel
+from stillbit.export.packed_model import PackedModel
 from stillbit.files import write_whole
 
 _MARK = "<!-- model card written by stillbit; the last section is yours and is kept -->"

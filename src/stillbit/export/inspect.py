@@ -11,7 +11,7 @@ from stillbit.errors import requires
 from stillbit.export.kernels_used import INTEGER, kernels_used
 from stillbit.export.layers import layers_of, operation_of, source_of
 from stillbit.export.manifest import Layer, Manifest, read_manifest
-from stillbit.export.packed import load_packed
+from stillbit.export.packed_model import load_packed
 from stillbit.export.program import Program, arguments
 from stillbit.export.runtime import optimized, runtime_version
 from stillbit.export.saturation import Saturation, saturation_in, saturation_lines, saturation_of

@@ -137,14 +137,14 @@ def _onnx(path: Path) -> _Read:
 
 
 def _packed(path: Path) -> _Read:
-    from stillbit.export.packed import load_packed
+    from stillbit.export.packed_model import load_packed
 
     network = load_packed(path)
     return network, network.manifest.get("preprocessing"), network.manifest.get("classes")
 
 
 def _program(path: Path) -> _Read:
-    from stillbit.export.exported import DESCRIPTION
+    from stillbit.export.program_file import DESCRIPTION
 
     try:
         with zipfile.ZipFile(path) as archive:

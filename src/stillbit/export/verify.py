@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from stillbit.errors import DataError, ExportError, requires
 from stillbit.export.capture import capture
+from stillbit.export.findings import Bounds, Logits, QuantizerCheck, Verification
 from stillbit.export.manifest import Activation, Manifest, manifest_in
 from stillbit.export.program import Program
 from stillbit.export.replay import Replay, numbered, quantizer_names
 from stillbit.export.runtime import Array, Session, open_session, optimized, runtime_version, with_outputs
-from stillbit.export.verification import Bounds, Logits, QuantizerCheck, Verification
 from stillbit.export.weight_check import check_weights
 from stillbit.export.written import Written, as_written
 

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from stillbit.errors import ExportError
+from stillbit.export.findings import WeightCheck
 from stillbit.export.layers import operation_of
 from stillbit.export.manifest import Manifest
 from stillbit.export.program import Program, arguments
 from stillbit.export.runtime import Array
 from stillbit.export.stored import stored_codes
-from stillbit.export.verification import WeightCheck
 
 
 def check_weights(model: Any, manifest: Manifest, program: Program, where: str, runtime: str) -> tuple[WeightCheck, ...]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from stillbit.errors import ExportError
 from stillbit.export import exported
-from stillbit.export.exported import DESCRIPTION, export_program
+from stillbit.export.program_file import DESCRIPTION, export_program
 from stillbit.quantizers import weight_sites
 from tests.export.networks import ASYMMETRIC, MODELS, cnn, image
 from tests.prepare.networks import Plain

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from stillbit.errors import ExportError
 from stillbit.export import packed_file
-from stillbit.export.packed_file import Content, read_content, write_content
+from stillbit.export.packed_container import Content, read_content, write_content
 
 CODES = torch.arange(-4, 4, dtype=torch.int8).repeat(3)[:19].reshape(19, 1)
 TENSORS = {

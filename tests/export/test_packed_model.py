@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from stillbit.errors import ExportError
-from stillbit.export import packer
-from stillbit.export.packed import PackedModel, load_packed
-from stillbit.export.packed_file import Content, read_content, write_content
-from stillbit.export.packer import export_packed
+from stillbit.export import packed_writer
+from stillbit.export.packed_container import Content, read_content, write_content
+from stillbit.export.packed_model import PackedModel, load_packed
+from stillbit.export.packed_writer import export_packed
 from stillbit.prepare import QuantConfig, calibrate, prepare
 from stillbit.prepare.size import float_bytes
 from stillbit.quantizers import Quantizer, weight_sites
@@ -181,7 +181,7 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path, monkeypatch: pyt
         export_packed(nn.Linear(2, 2), path, example=torch.zeros(1, 2))
     with pytest.raises(ExportError, match="the manifest cannot be written as JSON"):
         export_packed(model, path, example=image(), recipe={"key": object()})
-    monkeypatch.setattr(packer, "_equal", lambda found, expected: False if found.shape == (1, 2) else torch.equal(found, expected))
+    monkeypatch.setattr(packed_writer, "_equal", lambda found, expected: False if found.shape == (1, 2) else torch.equal(found, expected))
     with pytest.raises(ExportError, match=r"a.safetensors: not written, because it does not compute what the model does"):
         export_packed(model, path, example=image())
     monkeypatch.undo()
@@ -208,7 +208,7 @@ for name in ("stillbit", "stillbit.export"):  # their __init__ would import ever
     package.__path__ = [sys.argv[1] + "/" + name.replace(".", "/")]
     sys.modules[name] = package
 import torch
-from stillbit.export.packed import load_packed
+from stillbit.export.packed_model import load_packed
 print(load_packed(sys.argv[2])(torch.ones(2, 3, 32, 32)).tolist())
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("stillbit.")}
 print(sorted(rooms), [name for name in ("timm", "torchvision", "onnx", "accelerate", "yaml", "scipy") if name in sys.modules])
@@ -218,7 +218,7 @@ print(sorted(rooms), [name for name in ("timm", "torchvision", "onnx", "accelera
 def test_loading_needs_torch_safetensors_and_two_rooms(model: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     export_packed(model, path, example=image())
-    source = Path(packer.__file__).parents[2]
+    source = Path(packed_writer.__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", LOADING, str(source), str(path)], capture_output=True, text=True, check=True)
     with torch.no_grad():
         output = model(torch.ones(2, 3, 32, 32)).tolist()

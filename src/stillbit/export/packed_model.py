@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import ExportError
 from stillbit.export.document import from_document
-from stillbit.export.packed_file import read_content
+from stillbit.export.packed_container import read_content
 from stillbit.export.program import Program
 
 

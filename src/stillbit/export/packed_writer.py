@@ -13,8 +13,8 @@ from stillbit.errors import ExportError
 from stillbit.export.capture import capture
 from stillbit.export.card import check_card, write_card
 from stillbit.export.document import tensor_names, to_document
-from stillbit.export.packed import PackedModel, load_packed
-from stillbit.export.packed_file import Content, write_content
+from stillbit.export.packed_container import Content, write_content
+from stillbit.export.packed_model import PackedModel, load_packed
 from stillbit.export.program import Program, operation_name
 from stillbit.prepare.size import float_bytes
 from stillbit.quantizers.base import Quantizer
