@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from stillbit.errors import ExportError
-from stillbit.export import packed_file
+from stillbit.export import packed_container
 from stillbit.export.packed_container import Content, read_content, write_content
 
 CODES = torch.arange(-4, 4, dtype=torch.int8).repeat(3)[:19].reshape(19, 1)
@@ -104,7 +104,7 @@ def test_files_that_are_no_packed_files_are_one_line(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_one_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_file, "FORMAT", 2)
+    monkeypatch.setattr(packed_container, "FORMAT", 2)
     write_content(path, CONTENT, WIDTHS)
     monkeypatch.undo()
     with pytest.raises(ExportError, match="packed format 2, of another stillbit than this one; allowed: 1"):
@@ -143,7 +143,7 @@ def test_tensors_of_another_form_are_one_line(path: Path, monkeypatch: pytest.Mo
     stored, manifest = stored_in(path), manifest_in(path)
     manifest[table]["layer.codes" if table == "packed" else "mask"] = form
     del manifest["sha256"]
-    manifest["sha256"] = packed_file._hash(manifest, stored)  # as one who means harm would
+    manifest["sha256"] = packed_container._hash(manifest, stored)  # as one who means harm would
     save_file(stored, path, {"stillbit": json.dumps(manifest)})
     with pytest.raises(ExportError, match="its tensors are not what its manifest says") as caught:
         read_content(path)
@@ -151,7 +151,7 @@ def test_tensors_of_another_form_are_one_line(path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_document_does_not_fill_the_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_file, "_LARGEST_DOCUMENT", 10)
+    monkeypatch.setattr(packed_container, "_LARGEST_DOCUMENT", 10)
     with pytest.raises(ExportError, match="more than 10 bytes"):
         read_content(path)
 

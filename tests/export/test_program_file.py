@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from stillbit.errors import ExportError
-from stillbit.export import exported
+from stillbit.export import program_file
 from stillbit.export.program_file import DESCRIPTION, export_program
 from stillbit.quantizers import weight_sites
 from tests.export.networks import ASYMMETRIC, MODELS, cnn, image
@@ -66,7 +66,7 @@ def test_the_file_holds_codes_and_a_description_and_no_picture(model: nn.Module,
     assert description == {"recipe": {"seed": 3}, "preprocessing": {"size": 32}, "classes": ["a", "b"]}
     assert given.example_inputs is None
     archive = zipfile.ZipFile(io.BytesIO(path.read_bytes()))
-    source = str(Path(exported.__file__).parent)
+    source = str(Path(program_file.__file__).parent)
     assert not any(source.encode() in archive.read(name) for name in archive.namelist())
 
 
@@ -75,7 +75,7 @@ def test_what_computes_something_else_leaves_no_file(model: nn.Module, tmp_path:
     with pytest.raises(ExportError, match="its description cannot be written as JSON"):
         export_program(model, path, example=image(), recipe={"seed": object()})
     wrong = {"stillbit.dequantize.default": lambda codes, scale, *_: codes.to(scale.dtype) * scale * 1.001}
-    monkeypatch.setattr(exported, "_PLAIN", wrong)
+    monkeypatch.setattr(program_file, "_PLAIN", wrong)
     with pytest.raises(ExportError, match=r"network.pt2: not written, because what torch.export gives computes something else"):
         export_program(model, path, example=image())
     assert not list(tmp_path.iterdir())
