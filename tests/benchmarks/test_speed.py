@@ -62,7 +62,8 @@ def test_each_row_gives_figures_that_the_record_and_its_table_hold(row: Row, tmp
     read = json.loads((tmp_path / "record.json").read_text())
     assert read == facts
     figures = [Figure(**figure) for figure in read["rows"][row.name]["figures"]]
-    assert any(figure.target is not None for figure in figures)
+    # What a trick must earn to stay is written on the speed page: it is a lower bound, and targets are upper ones.
+    assert row.name == "tricks" or any(figure.target is not None for figure in figures)
     assert len({figure.name for figure in figures}) == len(figures)
     assert all(figure.low <= figure.median <= figure.high for figure in figures)
     assert read["rows"][row.name]["sizes"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from stillbit.errors import PrepareError, RecipeError
 from stillbit.modules import QuantLinear, adopt
-from stillbit.numerics import EWGS
+from stillbit.numerics import EWGS, fast
 from stillbit.numerics.limits import FREE, SCALE_FLOOR
 from stillbit.prepare import scales
 from stillbit.prepare.calibrate import calibrate
@@ -192,5 +192,5 @@ def test_the_compiled_pass_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     x, quantizer = torch.randn(64, 48), StatsQ(3, (64, 1))
     quantizer.allocate_pins(x.shape)
     eager = quantized(quantizer, x)
-    monkeypatch.setattr(settings, "compile_from", 1)
+    monkeypatch.setattr(fast.settings, "compile_from", 1)
     assert all(torch.equal(one, other) for one, other in zip(quantized(quantizer, x), eager, strict=True))
