@@ -217,3 +217,9 @@ def test_a_circle_of_bases_across_folders_is_refused(tmp_path):
         (tmp_path / folder / "one.yaml").write_text(f"base: ../{other}/one.yaml")
     with pytest.raises(RecipeError, match="whose base it is itself"):
         load(str(tmp_path / "x" / "one.yaml"))
+
+
+def test_an_old_key_beside_its_new_name_is_refused():
+    both = {"model": {"name": "resnet18"}, "quantization": {"ste_range": "position", "band": "rounded"}}
+    with pytest.raises(RecipeError, match=r"quantization\.band is given beside quantization\.ste_range, its new name"):
+        resolve(both)

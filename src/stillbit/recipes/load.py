@@ -80,6 +80,9 @@ def dump(recipe: Recipe) -> str:
 def _rename(mapping: dict[str, Any]) -> None:
     for section, names in RENAMED.items():
         if isinstance(found := mapping.get(section), dict):
+            for old, new in names.items():
+                if old in found and new in found:
+                    raise RecipeError(f"{section}.{old} is given beside {section}.{new}, its new name; allowed: {section}.{new} alone")
             mapping[section] = {names.get(key, key): value for key, value in found.items()}
 
 
