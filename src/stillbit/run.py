@@ -34,38 +34,38 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, announce: Calla
     """Train a recipe into a run folder. Under torchrun, call it in every process."""
     _check_folder(recipe, folder, resume=resume)
     saved = Checkpoint.read(folder / LAST) if resume and (folder / LAST).exists() else None
-    session = Session.start(recipe.training)
-    parts = assemble(recipe, session, start=saved)
-    if session.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / RECIPE, dump(recipe))
-        if announce is not None and parts.coverage is not None:
-            announce(str(parts.coverage))
-    state = fit(
-        parts.model,
-        parts.optimizer,
-        parts.data,
-        recipe.training,
-        session,
-        folder=folder,
-        methods=parts.methods,
-        schedules=group_schedules(parts.optimizer, recipe.optimizer, recipe.scale_optimizer),
-        final_stage=recipe.final_stage,
-        distiller=parts.distiller,
-        recipe=to_mapping(recipe),
-        resume=saved,
-    )
+    with Session.start(recipe.training) as session:
+        parts = assemble(recipe, session, start=saved)
+        if session.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder / RECIPE, dump(recipe))
+            if announce is not None and parts.coverage is not None:
+                announce(str(parts.coverage))
+        state = fit(
+            parts.model,
+            parts.optimizer,
+            parts.data,
+            recipe.training,
+            session,
+            folder=folder,
+            methods=parts.methods,
+            schedules=group_schedules(parts.optimizer, recipe.optimizer, recipe.scale_optimizer),
+            final_stage=recipe.final_stage,
+            distiller=parts.distiller,
+            recipe=to_mapping(recipe),
+            resume=saved,
+        )
     return dict(state.history[-1])
 
 
 def validate(path: Path, overrides: Sequence[str] = ()) -> Evaluation:
     """Evaluate a trained network on its validation split. Nothing is written."""
     trained = Trained.read(path, overrides)
-    session = Session.start(trained.recipe.training)
-    data = load_data(trained.recipe.data)
-    model, _ = build_placed(trained.recipe, data, session, trained.checkpoint)
-    with session.autocast():
-        return evaluate(model, validation_batches(data, session), data.num_classes)
+    with Session.start(trained.recipe.training) as session:
+        data = load_data(trained.recipe.data)
+        model, _ = build_placed(trained.recipe, data, session, trained.checkpoint)
+        with session.autocast():
+            return evaluate(model, validation_batches(data, session), data.num_classes)
 
 
 def import_checkpoint(recipe: Recipe, source: Path, folder: Path) -> ImportReport:

@@ -149,19 +149,20 @@ def run(
         teacher = two_headed_model(seed=1)
         session.place(teacher)
         distiller = Distiller(teacher)
-    position = fit(
-        model,
-        optimizer,
-        samples,
-        training,
-        session,
-        folder=folder,
-        methods=methods,
-        schedules=schedules,
-        resume=saved,
-        distiller=distiller,
-        recipe={"method": method},
-    )
+    with session:
+        position = fit(
+            model,
+            optimizer,
+            samples,
+            training,
+            session,
+            folder=folder,
+            methods=methods,
+            schedules=schedules,
+            resume=saved,
+            distiller=distiller,
+            recipe={"method": method},
+        )
     if trace:
         torch.save(codes, folder / f"codes.{session.rank}.pt")
     return position, model, optimizer, methods

@@ -91,17 +91,18 @@ def run(folder: Path, method: str, accumulation: int) -> None:
     methods = [one.attach(optimizer) for one in build_methods(method, model)]
     trace: list[dict[str, dict[str, Tensor]]] = []
     optimizer.register_step_post_hook(lambda *_: trace.append(snapshot(model)))
-    fit(
-        model,
-        optimizer,
-        data,
-        training,
-        session,
-        folder=folder,
-        methods=methods,
-        final_stage=FinalStage(epochs=1, lr=3e-3) if annealed else None,
-        distiller=build_teacher(session),
-    )
+    with session:
+        fit(
+            model,
+            optimizer,
+            data,
+            training,
+            session,
+            folder=folder,
+            methods=methods,
+            final_stage=FinalStage(epochs=1, lr=3e-3) if annealed else None,
+            distiller=build_teacher(session),
+        )
     torch.save(trace, folder / f"trace.{session.rank}.pt")
 
 

@@ -1,13 +1,9 @@
-"""One run of the example through a float model, recorded operation by operation; what `prepare` decides are queries on the record.
-
-A value is a tensor's content: it gets a number when an operation makes it, and another one when it is changed in place. A view of a
-tensor from its beginning (a reshape) holds the same value.
-"""
+"""One run of the example through a float model, recorded operation by operation; what `prepare` decides are queries on the record."""
 
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +14,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stillbit.prepare.example import run_example, tensors_in
 
 _SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, functional.scaled_dot_product_attention)
+
+
+class Value(NamedTuple):
+    """What a tensor holds at a time; of the same elements, whatever their shape, it is the same value.
+
+    Attributes:
+        content: Number of what its memory holds; another one as soon as anything in there is changed in place, through whichever view.
+        start: Of its first element, in bytes from the beginning of the memory.
+        elements: How many there are.
+    """
+
+    content: int
+    start: int
+    elements: int
 
 
 @dataclass(eq=False)
@@ -36,10 +46,10 @@ class Visit:
     module: str
     around: "Visit | None"
     entered: int
-    inputs: tuple[int, ...]
+    inputs: tuple[Value, ...]
     shape: tuple[int, ...]
     left: int = -1
-    outputs: tuple[int, ...] = ()
+    outputs: tuple[Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,8 @@ class Call:
 
     operation: str
     visit: Visit | None
-    reads: tuple[int, ...]
-    makes: tuple[int, ...]
+    reads: tuple[Value, ...]
+    makes: tuple[Value, ...]
 
 
 @final
@@ -88,14 +98,15 @@ class Graph:
                 found.setdefault(visit.module, visit.shape)
         return found
 
-    def made_by(self, modules: Collection[str]) -> dict[int, str]:
+    def made_by(self, modules: Collection[str]) -> dict[Value, str]:
         """Return the values that these modules returned, and by which."""
         return {value: visit.module for visit in self.visits if visit.module in modules for value in visit.outputs}
 
-    def readers(self, values: set[int]) -> tuple[list[Visit], list[Call]]:
-        """Return the visits that were entered with one of these values, and the operations that read one."""
-        visits = [visit for visit in self.visits if not values.isdisjoint(visit.inputs)]
-        return visits, [call for call in self.calls if not values.isdisjoint(call.reads)]
+    def readers(self, values: Collection[Value]) -> tuple[list[Visit], list[Call]]:
+        """Return the visits that were entered with one of these values or a part of it, and the operations that read one."""
+        contents = {value.content for value in values}
+        visits = [visit for visit in self.visits if any(value.content in contents for value in visit.inputs)]
+        return visits, [call for call in self.calls if any(value.content in contents for value in call.reads)]
 
 
 def record(model: nn.Module, example: Any) -> Graph:
@@ -132,20 +143,32 @@ def is_activation(module: nn.Module) -> bool:
 
 @dataclass
 class _Values:
-    """Numbers of values, by address: whoever makes a tensor at an address that was used before gives it a new number."""
+    """Numbers of what memories hold; a memory that is freed and used again holds something new."""
 
-    by_address: dict[int, int] = field(default_factory=dict)
+    contents: dict[int, int] = field(default_factory=dict)
     count: int = 0
 
-    def make(self, tensor: Tensor) -> int:
+    def make(self, tensor: Tensor) -> Value:
         self.count += 1
-        if address := tensor.data_ptr():
-            self.by_address[address] = self.count
-        return self.count
+        self.contents[_memory(tensor)] = self.count
+        return self.of(tensor)
 
-    def of(self, tensor: Tensor) -> int:
-        found = self.by_address.get(tensor.data_ptr())
-        return self.make(tensor) if found is None else found
+    def of(self, tensor: Tensor) -> Value:
+        memory = _memory(tensor)
+        if memory not in self.contents:
+            return self.make(tensor)
+        return Value(self.contents[memory], tensor.data_ptr() - memory, tensor.numel())
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors that an operation changes in place."""
+    parameters = func._schema.arguments
+    given = dict(zip((one.name for one in parameters), args, strict=False)) | kwargs
+    return [tensor for one in parameters if one.is_write for tensor in tensors_in(given.get(one.name))]
 
 
 class _Recorder(TorchDispatchMode):
@@ -176,11 +199,15 @@ class _Recorder(TorchDispatchMode):
         return self._clock
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        given = list(tensors_in((args, kwargs or {})))
+        kwargs = kwargs or {}
+        given, written = list(tensors_in((args, kwargs))), _written(func, args, kwargs)
         reads = tuple(self._values.of(tensor) for tensor in given)
-        result = func(*args, **(kwargs or {}))
-        addresses = set() if func._schema.is_mutable else {tensor.data_ptr() for tensor in given}
-        makes = tuple(self._values.make(tensor) for tensor in tensors_in(result) if tensor.data_ptr() not in addresses)
+        result = func(*args, **kwargs)
+        kept = {_memory(tensor) for tensor in given} - {_memory(tensor) for tensor in written}
+        made = [tensor for tensor in tensors_in(result) if _memory(tensor) not in kept]
+        for tensor in (*written, *made):
+            self._values.make(tensor)
+        makes = tuple(self._values.of(tensor) for tensor in made)
         self.calls.append(Call(str(func), self.running[-1] if self.running else None, reads, makes))
         return result
 

@@ -1,14 +1,17 @@
 """Where a run takes place: processes, device and number formats, found out once per process and handed on."""
 
+import atexit
 import warnings
 from dataclasses import dataclass
-from typing import cast, final
+from types import TracebackType
+from typing import Self, cast, final
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from stillbit.errors import Interrupted
 from stillbit.training.config import TrainingConfig
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,7 +20,7 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @final
 @dataclass(frozen=True)
 class Session:
-    """One process of a run.
+    """One process of a run; after `with Session.start(...)` it leaves the others in peace when it ends.
 
     Attributes:
         device: Where models and batches go.
@@ -61,6 +64,18 @@ class Session:
             accelerator.num_processes,
             accelerator if accelerator.num_processes > 1 else None,
         )
+
+    def __enter__(self) -> Self:
+        """Return the session."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Let the process leave the group before the interpreter is torn down, where torch's threads would abort it (pytorch#190489).
+
+        A process that failed just ends: leaving may wait for the others, who wait for it.
+        """
+        if self.accelerator is not None and (kind is None or issubclass(kind, Interrupted)):
+            atexit.register(_leave_group)
 
     @property
     def is_main(self) -> bool:
@@ -108,6 +123,11 @@ class Session:
         for name, buffer in model.named_buffers():
             if name.rpartition(".")[2] in ("running_mean", "running_var"):
                 buffer.copy_(self.accelerator.reduce(buffer, reduction="mean"))
+
+
+def _leave_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 LOCAL = Session(torch.device("cpu"))
