@@ -202,11 +202,19 @@ def report(
 
 
 @app.command()
+@requires("train")
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe's YAML.", show_default=False)] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, by which editors complete and check recipes.")] = False,
 ) -> None:
     """List the shipped recipes, or show one: copy it, edit it, and train the copy."""
     from stillbit.recipes import catalog
+
+    if schema:
+        from stillbit.recipes.json_schema import json_schema
+
+        sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+        return
 
     console = Console()
     if name is None:

@@ -15,7 +15,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Hashable, Mapping
-from typing import Annotated, Any, ParamSpec, cast
+from typing import Annotated, Any, Literal, ParamSpec, cast
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -47,10 +47,17 @@ def checked(init: Callable[_Given, None]) -> Callable[_Given, None]:
 
 
 def check(name: str, value: object, annotation: object) -> None:
-    """Check a number against the bounds in its annotation; anything else passes."""
+    """Check a number against the bounds in its annotation, and a choice against its literals; anything else passes."""
+    if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
+        raise RecipeError(f"{name} is {value!r}; allowed: {', '.join(map(str, typing.get_args(annotation)))}")
     bounds = _bounds(annotation)
     if isinstance(value, int | float) and not isinstance(value, bool) and not all(_holds(bound, value) for bound in bounds):
         raise RecipeError(f"{name} is {value}; allowed: {_words(bounds)}")
+
+
+def allowed_numbers(annotation: object) -> str:
+    """Say in words which numbers an annotation allows."""
+    return _words(_bounds(annotation))
 
 
 def check_fields(value: object) -> None:
@@ -93,5 +100,7 @@ def _words(bounds: tuple[Any, ...]) -> str:
         return f"{_limit(bounds[0]):g} to {_limit(bounds[1]):g}"
     if kinds == (Ge,):
         return f"{_limit(bounds[0]):g} or more"
+    if kinds == (Gt, Lt) and _limit(bounds[1]) != float("inf"):
+        return f"between {_limit(bounds[0]):g} and {_limit(bounds[1]):g}"
     finite = "a finite number " if Lt in kinds and _limit(bounds[-1]) == float("inf") else ""
     return finite + ", ".join(f"{_WORDS[type(one)]} {_limit(one):g}" for one in bounds if _limit(one) != float("inf"))

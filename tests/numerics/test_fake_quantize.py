@@ -1,7 +1,7 @@
 """Values, and gradients against a float64 chain of elementary operations with straight-through roundings (docs/spec/cnn.md, 1.3 to 1.6)."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillbit.numerics import EWGS, STE, Grid, Rounding, StackedSigmoid, Stochastic, fake_quantize
 from stillbit.numerics.grid import code, value
-from stillbit.numerics.kernels import STE_RANGES
+from stillbit.numerics.kernels import STERange
 from stillbit.numerics.limits import FREE
 
 LIMITS = {"signed": (-4, 3), "unsigned": (0, 7), "asymmetric": (0, 7)}
@@ -22,7 +22,7 @@ SHAPES = {
     "feature": ((2, 5, 4), (1, 1, 4)),
 }
 roundings = pytest.mark.parametrize("rounding", [STE(), EWGS(), StackedSigmoid(2.0), Stochastic()], ids=lambda r: type(r).__name__)
-ste_ranges = pytest.mark.parametrize("ste_range", STE_RANGES)
+ste_ranges = pytest.mark.parametrize("ste_range", get_args(STERange))
 kinds = pytest.mark.parametrize("kind", LIMITS)
 granularities = pytest.mark.parametrize("granularity", SHAPES)
 

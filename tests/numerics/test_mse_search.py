@@ -139,5 +139,5 @@ def test_one_bit_and_an_all_zero_tensor(search: type[MSEGrid | MSEGoldenSection]
 
 
 def test_an_unknown_margin_mode_is_refused() -> None:
-    with pytest.raises(RecipeError, match="margin_mode is 'percent'; allowed are absolute, relative"):
+    with pytest.raises(RecipeError, match="margin_mode is 'percent'; allowed: absolute, relative"):
         MSEGrid(symmetric=True, bits=4, margin_mode="percent")

@@ -35,7 +35,7 @@ def calibrated(bits: int = 3, x_min: float = -1.0, **options: object) -> LSQ:
 
 @pytest.mark.parametrize(("option", "allowed"), [("ste_range", "rounded, position, open"), ("scale_gradient", "none, lsq")])
 def test_unknown_choices_are_refused(option: str, allowed: str) -> None:
-    with pytest.raises(RecipeError, match=f"{option} is 'x'; allowed are {allowed}"):
+    with pytest.raises(RecipeError, match=f"{option} is 'x'; allowed: {allowed}"):
         LSQ(3, **{option: "x"})  # type: ignore[arg-type]
 
 

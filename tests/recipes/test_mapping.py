@@ -87,7 +87,7 @@ def test_to_mapping_holds_only_what_yaml_knows():
         pytest.param({"amp": 1}, "amp is 1; allowed: true or false", id="int_for_bool"),
         pytest.param({"kind": "sdg"}, "kind is 'sdg'; allowed: sgd, adam", id="choice"),
         pytest.param({"bits": 33}, "bits is 33; allowed: 1, 2, 3, 4", id="number_choice"),
-        pytest.param({"bits": True}, "bits is true; allowed: 1, 2, 3, 4", id="bool_for_number_choice"),
+        pytest.param({"bits": "4"}, "bits is '4'; allowed: 1, 2, 3, 4", id="text_for_number_choice"),
         pytest.param({"seed": "x"}, "seed is 'x'; allowed: a whole number", id="optional"),
         pytest.param({"threshold": "x"}, "threshold is 'x'; allowed: a finite number or a mapping", id="union"),
         pytest.param({"threshold": {"stat": 1}}, "threshold.stat: unknown key; did you mean 'start'?", id="union_section"),

@@ -4,7 +4,7 @@ Each kernel sees canonical views only (layout.py): `(numel)` where one scale ser
 compiled variants serves every layer of every model; compiled by layer shape, MobileNetV2 alone would need 59.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from stillbit.numerics.limits import FREE, SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
 
-STE_RANGES = ("rounded", "position", "open")
+STERange = Literal["rounded", "position", "open"]
 
 
 class Variant(NamedTuple):

@@ -5,19 +5,19 @@ The first batch decides whether the tensor is one-sided, and how far the search 
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stillbit.errors import RecipeError
 from stillbit.numerics.all_reduce import sum_over_ranks
 from stillbit.numerics.candidate_loss import CandidateGrids, candidate_grids, candidate_losses, published_loss
 from stillbit.numerics.range_estimator import RangeEstimator
+from stillbit.options import check
 
-MARGIN_MODES = ("absolute", "relative")
+MarginMode = Literal["absolute", "relative"]
 
 
 class SearchSpan(NamedTuple):
@@ -60,13 +60,12 @@ class MSESearch(RangeEstimator):
         bits: int,
         candidates: int = 100,
         margin: float = 0.5,
-        margin_mode: str = "absolute",
+        margin_mode: MarginMode = "absolute",
         signed: bool | None = None,
         channel_axis: int | None = None,
     ) -> None:
         super().__init__(channel_axis)
-        if margin_mode not in MARGIN_MODES:
-            raise RecipeError(f"margin_mode is {margin_mode!r}; allowed are {', '.join(MARGIN_MODES)}")
+        check("margin_mode", margin_mode, MarginMode)
         self.symmetric = symmetric
         self.bits = bits
         self.candidates = candidates

@@ -1,18 +1,21 @@
 """What a recipe says about range initialization, and the estimators that it names."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
 
 from stillbit.errors import RecipeError
 from stillbit.numerics.mean_magnitude import MeanMagnitude as MeanMagnitude
 from stillbit.numerics.minmax import CurrentMinMax as CurrentMinMax
 from stillbit.numerics.minmax import RunningMinMax as RunningMinMax
-from stillbit.numerics.mse_search import MARGIN_MODES
+from stillbit.numerics.mse_search import MarginMode
 from stillbit.numerics.mse_search import MSEGoldenSection as MSEGoldenSection
 from stillbit.numerics.mse_search import MSEGrid as MSEGrid
 from stillbit.numerics.range_estimator import RangeEstimator as RangeEstimator
+from stillbit.options import Count, check_fields
 
-ESTIMATORS = ("mse", "current_minmax", "running_minmax", "mean_magnitude")
-SEARCHES = {"grid": MSEGrid, "golden_section": MSEGoldenSection}
+_SEARCHES = {"grid": MSEGrid, "golden_section": MSEGoldenSection}
 _READ_BY = {
     "percentile": "current_minmax",
     "momentum": "running_minmax",
@@ -38,24 +41,18 @@ class RangeConfig:
         signed: Whether a symmetric grid has negative codes; False cuts negative latents off. None: as the data has it.
     """
 
-    estimator: str = "mse"
-    search: str = "grid"
-    candidates: int = 100
-    margin: float = 0.5
-    margin_mode: str = "absolute"
-    percentile: float | None = None
-    momentum: float = 0.9
+    estimator: Literal["mse", "current_minmax", "running_minmax", "mean_magnitude"] = "mse"
+    search: Literal["grid", "golden_section"] = "grid"
+    candidates: Count = 100
+    margin: Annotated[float, Ge(0.0)] = 0.5
+    margin_mode: MarginMode = "absolute"
+    percentile: Annotated[float, Gt(0.0), Lt(50.0)] | None = None
+    momentum: Annotated[float, Ge(0.0), Lt(1.0)] = 0.9
     signed: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse unknown names, values out of range, and settings that the estimator does not read."""
-        _require(self.estimator in ESTIMATORS, "estimator", self.estimator, ", ".join(ESTIMATORS))
-        _require(self.search in SEARCHES, "search", self.search, ", ".join(SEARCHES))
-        _require(self.candidates >= 1, "candidates", self.candidates, "whole numbers from 1")
-        _require(self.margin >= 0, "margin", self.margin, "numbers from 0")
-        _require(self.margin_mode in MARGIN_MODES, "margin_mode", self.margin_mode, ", ".join(MARGIN_MODES))
-        _require(self.percentile is None or 0 < self.percentile < 50, "percentile", self.percentile, "numbers between 0 and 50")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "numbers from 0 to below 1")
+        check_fields(self)
         _require(self.signed is None or isinstance(self.signed, bool), "signed", self.signed, "True, False, None")
         for field in fields(self):
             reader = _READ_BY.get(field.name, self.estimator)
@@ -84,7 +81,7 @@ class RangeConfig:
             return CurrentMinMax(percentile=self.percentile, channel_axis=channel_axis)
         if self.estimator == "running_minmax":
             return RunningMinMax(momentum=self.momentum, channel_axis=channel_axis)
-        return SEARCHES[self.search](
+        return _SEARCHES[self.search](
             symmetric=symmetric,
             bits=bits,
             candidates=self.candidates,

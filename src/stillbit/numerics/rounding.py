@@ -12,6 +12,7 @@ With `t` the position that is rounded and `h` the gradient that arrives at the r
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -96,7 +97,8 @@ class Stochastic(Rounding):
         return 1.0
 
 
-ROUNDINGS: dict[str, type[Rounding]] = {
+RoundingName = Literal["ste", "ewgs", "stacked_sigmoid", "stochastic"]
+ROUNDINGS: dict[RoundingName, type[Rounding]] = {
     "ste": STE,
     "ewgs": EWGS,
     "stacked_sigmoid": StackedSigmoid,

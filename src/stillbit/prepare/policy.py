@@ -18,13 +18,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from stillbit.errors import RecipeError
+from stillbit.numerics.kernels import STERange
 from stillbit.numerics.ranges import RangeConfig
-from stillbit.numerics.rounding import ROUNDINGS, Rounding
+from stillbit.numerics.rounding import ROUNDINGS, Rounding, RoundingName
+from stillbit.options import check_fields
 from stillbit.quantizers.base import Quantizer
-from stillbit.quantizers.lsq import LSQ
+from stillbit.quantizers.lsq import LSQ, ScaleGradient
 from stillbit.quantizers.minmax import FixedRange
 from stillbit.quantizers.statsq import StatsQ
 
@@ -62,7 +64,8 @@ class Policy:
     known_signs: bool = False
 
 
-POLICIES: dict[str, Policy] = {
+PolicyName = Literal["lsq_paper", "integer", "lsq", "fp_logits", "all", "fc4", "fc4_dw8", "vit"]
+POLICIES: dict[PolicyName, Policy] = {
     "lsq_paper": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
     "integer": Policy(inputs=True, first_weight_bits=8, last_weight_bits=8, last_input_bits=8, integer=True, first_input_bits=INTEGER_BITS),
     "lsq": Policy(inputs=False, first_weight_bits=8, last_weight_bits=8, last_input_bits=8),
@@ -80,10 +83,6 @@ POLICIES: dict[str, Policy] = {
         known_signs=True,
     ),
 }
-QUANTIZERS = ("lsq", "fixed", "statsq")
-ATTENTIONS = ("float", "plain", "qkr")
-ACTIVATION_SCALES = ("tensor", "token")
-RECOMPUTE = ("balanced", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -144,22 +143,22 @@ class QuantConfig:
 
     weight_bits: int = 4
     activation_bits: int = 4
-    policy: str = "lsq_paper"
-    quantizer: str = "lsq"
+    policy: PolicyName = "lsq_paper"
+    quantizer: Literal["lsq", "fixed", "statsq"] = "lsq"
     per_channel: bool = False
     weight_symmetric: bool = True
     activation_symmetric: bool = True
-    rounding: str = "ste"
+    rounding: RoundingName = "ste"
     rounding_strength: float | None = None
-    ste_range: str = "rounded"
+    ste_range: STERange = "rounded"
     log_scale: bool = False
-    scale_gradient: str = "none"
+    scale_gradient: ScaleGradient = "none"
     weight_range: RangeConfig = field(default_factory=RangeConfig)
     activation_range: RangeConfig = field(default_factory=RangeConfig)
-    attention: str = "float"
-    activation_scales: str = "tensor"
+    attention: Literal["float", "plain", "qkr"] = "float"
+    activation_scales: Literal["tensor", "token"] = "tensor"
     learned_shifts: bool = False
-    recompute: str = "balanced"
+    recompute: Literal["balanced", "always", "never"] = "balanced"
     fold_activations: bool = True
     overrides: tuple[Override, ...] = ()
     published: bool = False
@@ -169,12 +168,7 @@ class QuantConfig:
         if self.weight_bits not in range(2, 9) or isinstance(self.weight_bits, float):
             raise RecipeError(f"weight_bits is {self.weight_bits!r}; allowed are 2 to 8 (an override leaves single layers at 32)")
         _check_bits("activation_bits", self.activation_bits)
-        _check_choice("policy", self.policy, POLICIES)
-        _check_choice("rounding", self.rounding, ROUNDINGS)
-        _check_choice("quantizer", self.quantizer, QUANTIZERS)
-        _check_choice("attention", self.attention, ATTENTIONS)
-        _check_choice("activation_scales", self.activation_scales, ACTIVATION_SCALES)
-        _check_choice("recompute", self.recompute, RECOMPUTE)
+        check_fields(self)
         for name in ("attention", "activation_scales", "learned_shifts"):
             if getattr(self, name) not in ("float", "tensor", False) and not POLICIES[self.policy].inputs:
                 raise RecipeError(f"{name} is {getattr(self, name)!r} with policy {self.policy!r}; allowed: with policies of inputs")
@@ -281,8 +275,3 @@ def _last(given: Iterable[int | None]) -> int | None:
 def _check_bits(name: str, bits: object) -> None:
     if not isinstance(bits, int) or not (2 <= bits <= 8 or bits == FLOAT_BITS):
         raise RecipeError(f"{name} is {bits!r}; allowed are 2 to 8, or 32 for full precision")
-
-
-def _check_choice(name: str, given: str, allowed: Any) -> None:
-    if given not in allowed:
-        raise RecipeError(f"{name} is {given!r}; allowed are {', '.join(allowed)}")

@@ -12,11 +12,12 @@ from stillbit.numerics import gate as gates
 from stillbit.numerics import grid as grids
 from stillbit.numerics.fake_quantize import fake_quantize
 from stillbit.numerics.grid import Grid, Range, fit_range
-from stillbit.numerics.kernels import STE_RANGES
+from stillbit.numerics.kernels import STERange
 from stillbit.numerics.limits import FREE, code_limits
 from stillbit.numerics.prologue import PLAIN
 from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import STE, Rounding
+from stillbit.options import check
 
 
 class Quantizer(nn.Module, ABC):
@@ -63,13 +64,12 @@ class Quantizer(nn.Module, ABC):
     pins: Tensor | None
 
     def __init__(
-        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, ste_range: str = "rounded"
+        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, ste_range: STERange = "rounded"
     ) -> None:
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= self.max_bits:
             raise RecipeError(f"bits is {bits!r}; allowed are whole numbers from 1 (unsigned only) to {self.max_bits}")
-        if ste_range not in STE_RANGES:
-            raise RecipeError(f"ste_range is {ste_range!r}; allowed are {', '.join(STE_RANGES)}")
+        check("ste_range", ste_range, STERange)
         self.bits = bits
         self.scale_shape = tuple(scale_shape)
         self.rounding = STE() if rounding is None else rounding

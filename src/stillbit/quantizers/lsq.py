@@ -5,18 +5,19 @@ paper's), and the gradient of the scale is not rescaled unless asked for. Both a
 (arXiv 2203.11086), whose results this library reproduces.
 """
 
-from typing import Any, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
 
-from stillbit.errors import RecipeError
 from stillbit.numerics.grid import Grid
+from stillbit.numerics.kernels import STERange
 from stillbit.numerics.limits import SCALE_FLOOR, compute_dtype
 from stillbit.numerics.rounding import Rounding
+from stillbit.options import check
 from stillbit.quantizers.base import Quantizer
 
-SCALE_GRADIENTS = ("none", "lsq")
+ScaleGradient = Literal["none", "lsq"]
 _PUBLISHED_POSITION_FLOOR = torch.tensor(1e-5).item()  # a float32 constant there, in float64 models too
 
 
@@ -49,14 +50,13 @@ class LSQ(Quantizer):
         *,
         symmetric: bool = True,
         rounding: Rounding | None = None,
-        ste_range: str = "rounded",
+        ste_range: STERange = "rounded",
         log_scale: bool = False,
-        scale_gradient: str = "none",
+        scale_gradient: ScaleGradient = "none",
         published: bool = False,
     ) -> None:
         super().__init__(bits, scale_shape, rounding=rounding, ste_range=ste_range)
-        if scale_gradient not in SCALE_GRADIENTS:
-            raise RecipeError(f"scale_gradient is {scale_gradient!r}; allowed are {', '.join(SCALE_GRADIENTS)}")
+        check("scale_gradient", scale_gradient, ScaleGradient)
         self.symmetric = symmetric
         self.log_scale = log_scale
         self.scale_gradient = scale_gradient

@@ -9,7 +9,7 @@ from typing import Any
 from stillbit.errors import RecipeError
 from stillbit.recipes import catalog, document
 from stillbit.recipes.keys import RENAMED
-from stillbit.recipes.mapping import from_mapping, to_mapping
+from stillbit.recipes.mapping import from_mapping, merged, to_mapping
 from stillbit.recipes.schema import Recipe
 
 
@@ -51,13 +51,7 @@ def with_base(content: object, name: str, above: tuple[str, ...] = ()) -> object
     if base in (*above, name):
         raise RecipeError(f"base is {base!r} in {name}, whose base it is itself; allowed: a recipe that does without {name}")
     below = with_base(document.parse(catalog.text(base), origin=base), base, (*above, name))
-    return _merged(below, own)
-
-
-def _merged(below: object, own: object) -> object:
-    if not isinstance(below, Mapping) or not isinstance(own, Mapping):
-        return own
-    return {**below, **{key: _merged(below.get(key), value) for key, value in own.items()}}
+    return merged(below, own)
 
 
 def resolve(content: object, overrides: Sequence[str] = ()) -> Recipe:

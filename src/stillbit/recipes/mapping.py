@@ -1,52 +1,55 @@
 """A mapping becomes a frozen dataclass, strictly, and back.
 
-Nothing is guessed and nothing is ignored: each error names the full path of the key, what was given, and what is
-allowed. The dataclasses need no base class and no registration; their annotations are the schema.
+Nothing is guessed and nothing is ignored: each error names the full path of the key, what was given, and what is allowed. Pydantic reads
+the dataclasses by their annotations; they need no base class and no registration.
 """
 
 import dataclasses
 import difflib
-import math
+import functools
+import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
 from stillbit.errors import RecipeError
+from stillbit.options import allowed_numbers
 from stillbit.recipes.section import Section, recipe_options
-from stillbit.schedules import Schedule
 
 Config = TypeVar("Config")
 
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+_UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    Path: "a path",
+    types.NoneType: "null",
+}
 
-def from_mapping(config: type[Config], given: object, path: str = "", base: Config | None = None) -> Config:
-    """Build a dataclass from a mapping of its fields."""
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{path or 'recipe'} is {_show(given)}; allowed: a mapping of keys to values")
-    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, config)) if field.init}
-    for key in given:
-        if key not in fields:
-            raise RecipeError(f"{_join(path, key)}: unknown key{nearest(str(key), fields)}")
-    inherited = {name: _default(field) if base is None else getattr(base, name) for name, field in fields.items()}
-    annotations = typing.get_type_hints(config)
-    values = {
-        name: _convert(annotations[name], given[name], _join(path, name), default) if name in given else default
-        for name, default in inherited.items()
-    }
-    for name, value in values.items():
-        if value is dataclasses.MISSING:
-            raise RecipeError(f"{_join(path, name)}: missing, and it has no default")
+
+def from_mapping(config: type[Config], given: object) -> Config:
+    """Build a dataclass from a mapping of its fields; what is not given there, in nested ones too, has its default."""
+    # As JSON: a list stands for a tuple and text for a path there, and nothing else is converted.
+    content = json.dumps([_over_defaults(config, _plain(given))])
     try:
-        return config(**values)
-    except ValueError as error:  # the dataclass's own check; of one field it says "FIELD is VALUE; allowed: ..."
-        message = str(error)
-        named = message.partition(" is ")[0] in fields
-        raise RecipeError(_join(path, message) if named else f"{path or 'recipe'}: {message}") from None
+        (value,) = reader(typing.cast(Hashable, config)).validate_json(content)
+    except ValidationError as error:
+        # A key that is unknown explains what else is wrong; of a union, the member that was read furthest was meant.
+        first = min(error.errors(include_url=False), key=lambda one: (one["type"] not in _UNKNOWN, -len(one["loc"])))
+        raise RecipeError(_message(config, first)) from None
+    return typing.cast(Config, value)
 
 
 def to_mapping(config: object) -> dict[str, Any]:
-    """Give the fields of a dataclass, nested ones too, as YAML can hold them."""
+    """Return the fields of a dataclass, nested ones too, as YAML can hold them."""
     fields = dataclasses.fields(typing.cast(Any, config))
     return {field.name: _plain(getattr(config, field.name)) for field in fields if field.init}
 
@@ -58,120 +61,97 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{found[0]}'?" if found else f"; allowed: {', '.join(names)}"
 
 
+@functools.cache
+def reader(config: Hashable) -> TypeAdapter[tuple[Any]]:
+    """Return the strict reader of a dataclass: of a tuple of one, since pydantic takes settings for no dataclass that is not its own."""
+    return TypeAdapter(tuple[config], config=_STRICT)  # type: ignore[arg-type, valid-type]
+
+
+def _over_defaults(config: type[Any], given: Any) -> Any:
+    """Lay a mapping over the nested dataclasses that are defaults of this one's fields."""
+    if not isinstance(given, Mapping):
+        return given
+    nested = {field.name: _plain(default) for field in dataclasses.fields(config) if dataclasses.is_dataclass(default := _default(field))}
+    return {key: merged(nested.get(key), value) for key, value in given.items()}
+
+
 def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
-def _convert(annotation: Any, given: object, path: str, base: object = None) -> Any:
-    origin = get_origin(annotation)
-    if origin is Section:
-        return _section(get_args(annotation)[0], given, path)
-    if origin is Annotated:
-        return _convert(annotation.__origin__, given, path)
-    if dataclasses.is_dataclass(annotation):
-        kind = typing.cast(type, annotation)
-        return from_mapping(kind, given, path, base if isinstance(base, kind) else None)
+def merged(below: object, above: object) -> object:
+    """Lay a document over another: mappings are merged, all else is replaced."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
+
+
+def _message(config: type[Any], error: ErrorDetails) -> str:
+    parent: Any = None
+    kind: Any = config
+    path = ""
+    for key in error["loc"][1:]:
+        parent = kind
+        if _is_union(kind):  # the key names the member that was tried
+            member = next((one for one in get_args(kind) if dataclasses.is_dataclass(one) and getattr(one, "__name__", "") == key), None)
+            if member is None:
+                break
+            kind = member
+        else:
+            kind, path = _or_null(_item(kind, key)), _join(path, key)
+    if error["type"] in _UNKNOWN:
+        return f"{path}: unknown key{nearest(str(error['loc'][-1]), _keys(parent))}"
+    if error["type"] == "missing":
+        return f"{path}: missing, and it has no default"
+    if error["type"] == "value_error":  # the dataclass's own check; of one field it says "FIELD is VALUE; allowed: ..."
+        message = str(error["ctx"]["error"])
+        return _join(path, message) if message.partition(" is ")[0] in _keys(kind) else f"{path or 'recipe'}: {message}"
+    return f"{path or 'recipe'} is {_show(error['input'])}; allowed: {_allowed(kind, error['input'])}"
+
+
+def _is_union(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType)
+
+
+def _or_null(kind: Any) -> Any:
+    """Return the one other member of a union with null; of that, pydantic's errors say nothing."""
+    members = [one for one in get_args(kind) if one is not types.NoneType]
+    return members[0] if _is_union(kind) and len(members) == 1 else kind
+
+
+def _item(kind: Any, key: int | str) -> Any:
+    if get_origin(kind) in (dict, Mapping):
+        return get_args(kind)[1]
+    return get_args(kind)[0] if get_origin(kind) is tuple else _keys(kind).get(str(key))
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    """Return what a mapping may hold: annotations by name."""
+    if get_origin(kind) is Section:
+        return {name: one.annotation for name, one in recipe_options(get_args(kind)[0]).items()}
+    return typing.get_type_hints(kind, include_extras=True) if dataclasses.is_dataclass(kind) else {}
+
+
+def _allowed(kind: Any, given: object) -> str:
+    origin, members = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) or origin is Section:
+        return "a mapping of keys to values"
     if origin is Literal:
-        return _one_of(get_args(annotation), given, path)
-    if origin in (Union, types.UnionType):
-        return _first_fit(get_args(annotation), given, path, base)
+        return ", ".join(map(str, members))
     if origin is tuple:
-        return _sequence(get_args(annotation)[0], given, path)
+        return f"a list, each {_name(members[0])}"
     if origin in (dict, Mapping):
-        return _table(get_args(annotation)[1], given, path)
-    return _leaf(annotation, given, path)
-
-
-def _section(kind: type[Any], given: object, path: str) -> Section[Any]:
-    """Read the options of a method: what its constructor takes, a number where it also takes a schedule."""
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{path} is {_show(given)}; allowed: a mapping of keys to values")
-    known = recipe_options(kind)
-    for key in given:
-        if key not in known:
-            raise RecipeError(f"{_join(path, key)}: unknown key{nearest(str(key), known)}")
-    values = {name: _convert(_without_schedule(known[name].annotation), value, _join(path, name)) for name, value in given.items()}
-    try:
-        return Section.of(kind, **values)
-    except RecipeError as error:
-        raise RecipeError(_join(path, str(error))) from None
-
-
-def _without_schedule(annotation: Any) -> Any:
-    if get_origin(annotation) not in (Union, types.UnionType):
-        return annotation
-    return Union[tuple(kind for kind in get_args(annotation) if kind is not Schedule)]  # noqa: UP007 - of a tuple
-
-
-def _one_of(allowed: tuple[object, ...], given: object, path: str) -> object:
-    # Compared with their types, so that True is not taken for 1.
-    for value in allowed:
-        if type(value) is type(given) and value == given:
-            return value
-    raise RecipeError(f"{path} is {_show(given)}; allowed: {', '.join(map(str, allowed))}")
-
-
-def _first_fit(choices: tuple[Any, ...], given: object, path: str, base: object) -> object:
-    kinds = [kind for kind in choices if kind is not types.NoneType]
-    if given is None and len(kinds) < len(choices):
-        return None
-    if len(kinds) == 1:
-        return _convert(kinds[0], given, path, base)
-    nested = [kind for kind in kinds if dataclasses.is_dataclass(kind) or get_origin(kind) is Section]
-    if isinstance(given, Mapping) and len(nested) == 1:  # a mapping can mean only this one: let it say what is wrong
-        return _convert(nested[0], given, path, base)
-    for kind in kinds:
-        try:
-            return _convert(kind, given, path)
-        except RecipeError:
-            continue
-    raise RecipeError(f"{path} is {_show(given)}; allowed: {' or '.join(map(_name, choices))}")
-
-
-def _sequence(item: Any, given: object, path: str) -> tuple[Any, ...]:
-    if not isinstance(given, list | tuple):
-        raise RecipeError(f"{path} is {_show(given)}; allowed: a list, each {_name(item)}")
-    return tuple(_convert(item, value, f"{path}[{index}]") for index, value in enumerate(given))
-
-
-def _table(item: Any, given: object, path: str) -> dict[str, Any]:
-    if not isinstance(given, Mapping):
-        raise RecipeError(f"{path} is {_show(given)}; allowed: a mapping, each value {_name(item)}")
-    return {str(key): _convert(item, value, _join(path, key)) for key, value in given.items()}
-
-
-def _leaf(kind: Any, given: object, path: str) -> object:
-    if kind is Path and isinstance(given, str):
-        return Path(given)
-    if kind is float and isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given):
-        return float(given)
-    if type(given) is kind:
-        return given if kind is not float else _refuse(kind, given, path)
-    return _refuse(kind, given, path)
-
-
-def _refuse(kind: Any, given: object, path: str) -> object:
-    raise RecipeError(f"{path} is {_show(given)}; allowed: {_name(kind)}")
-
-
-_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a finite number",
-    str: "text",
-    Path: "a path",
-    types.NoneType: "null",
-}
+        return f"a mapping, each value {_name(members[1])}"
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    return allowed_numbers(kind) if number and get_origin(kind) is Annotated else _name(kind)
 
 
 def _name(kind: Any) -> str:
-    if dataclasses.is_dataclass(kind) or get_origin(kind) is Section:
-        return "a mapping"
+    if _is_union(kind):
+        return " or ".join(map(_name, get_args(kind)))
     if get_origin(kind) is Annotated:
         return _name(kind.__origin__)
-    if get_origin(kind) is Literal:
-        return " or ".join(map(str, get_args(kind)))
-    return _NAMES.get(kind, str(kind))
+    return "a mapping" if dataclasses.is_dataclass(kind) else _NAMES.get(kind, str(kind))
 
 
 def _plain(value: Any) -> Any:
@@ -182,17 +162,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def _show(given: object) -> str:
     if isinstance(given, Mapping | list):
         return "a mapping" if isinstance(given, Mapping) else "a list"
-    if given is None or isinstance(given, bool):
-        return {None: "null", True: "true", False: "false"}[given]
-    return repr(given)
+    return json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
 
 
 def _join(path: str, key: object) -> str:
+    if isinstance(key, int):
+        return f"{path}[{key}]"
     return f"{path}.{key}" if path else str(key)

@@ -1,14 +1,18 @@
 """A method in a recipe: its class, and the options that its constructor takes. The class alone has defaults and bounds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Any, Generic, TypeVar, Union, final, get_args, get_origin
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function, typed_dict_field, typed_dict_schema
 from torch import nn
 
 from stillbit.options import check, options_of
 from stillbit.oscillation import Annealing, Method
+from stillbit.schedules import Schedule
 from stillbit.training.timetable import FinalStage
 
 Kind = TypeVar("Kind", bound=Method)
@@ -17,8 +21,8 @@ _OF_THE_RUN: dict[type, tuple[str, ...]] = {Annealing: ("begin",)}  # what the r
 _STAGES: dict[type, type[FinalStage]] = {Annealing: FinalStage}  # methods that bring epochs of their own
 
 
-@dataclass(frozen=True)
-class Section(Generic[Kind]):
+@final
+class Section(Generic[Kind]):  # no dataclass: pydantic would read it by its fields
     """A method to be.
 
     Attributes:
@@ -26,8 +30,15 @@ class Section(Generic[Kind]):
         options: Those of its constructor that a recipe decides, defaults included.
     """
 
-    kind: type[Kind]
-    options: Mapping[str, Any]
+    def __init__(self, kind: type[Kind], options: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.options = options
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both make the same method."""
+        return isinstance(other, Section) and (self.kind, self.options) == (other.kind, other.options)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @classmethod
     def of(cls, kind: type[Kind], **given: Any) -> "Section[Kind]":
@@ -52,6 +63,15 @@ class Section(Generic[Kind]):
             return self.options[name]
         raise AttributeError(name)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, section: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tell pydantic to read `Section[Freezing]` from the options of the class."""
+        (kind,) = get_args(section)
+        fields = {
+            name: typed_dict_field(handler.generate_schema(one.annotation), required=False) for name, one in recipe_options(kind).items()
+        }
+        return no_info_after_validator_function(lambda given: cls.of(kind, **given), typed_dict_schema(fields, extra_behavior="forbid"))
+
     @property
     def stage(self) -> FinalStage:
         """The epochs that the method brings."""
@@ -60,6 +80,18 @@ class Section(Generic[Kind]):
 
 
 def recipe_options(kind: type) -> dict[str, Parameter]:
-    """Return what a recipe may say of a method, by name."""
-    own = {name: one for name, one in options_of(kind).items() if name not in _OF_THE_RUN.get(kind, ("steps",))}
-    return own | (options_of(_STAGES[kind]) if kind in _STAGES else {})
+    """Return what a recipe may say of a method, by name: a number where the constructor also takes a schedule."""
+    options = {name: one for source in option_sources(kind) for name, one in options_of(source).items()}
+    decided = _OF_THE_RUN.get(kind, ("steps",))
+    return {name: one.replace(annotation=_without_schedule(one.annotation)) for name, one in options.items() if name not in decided}
+
+
+def option_sources(kind: type) -> tuple[type, ...]:
+    """Return the classes whose constructors take a method's options: its own, and its stage's."""
+    return (kind, _STAGES[kind]) if kind in _STAGES else (kind,)
+
+
+def _without_schedule(annotation: Any) -> Any:
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    return Union[tuple(kind for kind in get_args(annotation) if kind is not Schedule)]  # noqa: UP007 - of a tuple
