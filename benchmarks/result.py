@@ -27,17 +27,15 @@ def parser(name: str, description: str | None, output: Path | str | None = None,
     Args:
         name: The module's name in `benchmarks`.
         description: The module's docstring.
-        output: Where the result goes by default; None: `NAME.json` among the results. A text describes what the benchmark works out itself.
+        output: Where the result goes by default; None: `NAME.json` among the results; a text, which only help shows: the benchmark decides.
         threads: How many threads torch uses by default; None: its own choice.
     """
     output = output or RESULTS / f"{name}.json"
-    described = output.relative_to(ROOT) if isinstance(output, Path) else output
+    default, shown = (output, output.relative_to(ROOT)) if isinstance(output, Path) else (None, output)
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument(
-        "--output", type=Path, default=output if isinstance(output, Path) else None, help=f"what to write (default: {described})"
-    )
+    made.add_argument("--output", type=Path, default=default, help=f"what to write (default: {shown})")
     choice = threads or "torch's own choice"
     made.add_argument("--threads", type=int, default=threads, help=f"threads that torch uses (default: {choice})")
     return made
