@@ -1,8 +1,8 @@
 """How wrong a trained network's batch-norm statistics are, and what re-estimation changes.
 
-The network is one that was trained without re-estimation, so that it holds the running averages of training. They are compared, layer by
-layer, with an estimate over an epoch of training images, which takes their place; this is compared with another estimate over an epoch that
-is augmented again, which says how exact such an estimate is. Accuracy is taken before and after.
+The network was trained without re-estimation, so it holds the running averages of training. They are compared, layer by layer, with an
+estimate over one epoch of training images, which replaces them. That estimate is compared with one over another epoch, augmented anew: this
+shows how exact an estimate is. Accuracy is measured before and after.
 """
 
 import json
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmarks.result import write
 from stillbit.assembly import Trained, build_trained
 from stillbit.prepare import reestimate_batchnorm
 from stillbit.training.batches import Batches, validation_batches
@@ -27,16 +28,16 @@ FILE = "batchnorm.json"
 
 
 class Check(NamedTuple):
-    """What was found. Divergences are KL(population || statistics) in nats, mean over a layer's channels, by layer in the network's order.
+    """What was found. Divergences are KL(population || statistics) in nats, the mean over a layer's channels, in the network's order.
 
     Attributes:
         accuracy_before: Top-1 on the validation split with the running averages.
         accuracy_after: With re-estimated statistics.
-        loss_before: Mean cross-entropy there, likewise.
-        loss_after: Likewise.
+        loss_before: Mean cross-entropy there with the running averages.
+        loss_after: With re-estimated statistics.
         before: Divergence of the running averages.
         after: Divergence of the re-estimated statistics.
-        depthwise: Names of the layers that stand behind a depthwise convolution.
+        depthwise: Names of the layers that follow a depthwise convolution.
     """
 
     accuracy_before: float
@@ -49,13 +50,13 @@ class Check(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Read what `check` wrote into a run folder; None without."""
+        """Read what `check` wrote into a run folder, if it did."""
         path = folder / FILE
         return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def check(folder: Path) -> Check:
-    """Check the network that a run folder holds, unless it is done already."""
+    """Check the network in a run folder, unless an earlier call did."""
     if (done := Check.read(folder)) is not None:
         return done
     trained = Trained.read(folder)
@@ -70,14 +71,12 @@ def check(folder: Path) -> Check:
     after = _reestimate(model, data, session, trained.recipe.training.seed, epoch=1)
     figures = (with_averages.top1, with_estimates.top1, with_averages.loss, with_estimates.loss)
     found = Check(*figures, before, after, depthwise_norms(model))
-    temporary = folder / f".{FILE}"
-    temporary.write_text(json.dumps(found._asdict(), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(folder / FILE)
+    write(folder / FILE, found._asdict())
     return found
 
 
 def depthwise_norms(model: nn.Module) -> list[str]:
-    """Give the names of the batch norms whose last convolution before them, in the order of modules, is a depthwise one."""
+    """Return the names of the batch norms that follow a depthwise convolution, in the order of modules."""
     found, depthwise = [], False
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Drives a headless Chromium over a pair of pipes (the DevTools protocol), with nothing but Python's own library."""
+"""A headless Chromium, driven over a pair of pipes (the DevTools protocol) with the standard library alone."""
 
 import base64
 import itertools
@@ -26,7 +26,7 @@ _FLAGS = (
 
 
 def find_browser() -> str | None:
-    """Gives the path of an installed Chromium or Chrome, or None."""
+    """Return the path of an installed Chromium or Chrome, or None."""
     return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
@@ -36,7 +36,7 @@ class Browser:
     Args:
         program: Path of Chromium.
         width: Of the window, in CSS pixels.
-        height: Likewise.
+        height: Of the window, in CSS pixels.
     """
 
     def __init__(self, program: str, width: int = 1280, height: int = 900) -> None:
@@ -60,11 +60,11 @@ class Browser:
         self.resize(width, height)
 
     def __enter__(self) -> "Browser":
-        """Gives itself."""
+        """Return the browser itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Ends the browser."""
+        """Close the browser."""
         self._session = None
         self.send("Browser.close")
         self._process.wait(timeout=20)
@@ -73,7 +73,7 @@ class Browser:
         self._profile.cleanup()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Calls a method of the protocol and waits for its answer; what happens meanwhile goes to `events`."""
+        """Call a method of the protocol and wait for its answer; collect what happens meanwhile in `events`."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -88,35 +88,35 @@ class Browser:
         return found
 
     def open(self, address: str) -> None:
-        """Loads a page and waits for its load event."""
+        """Load a page and wait for its load event."""
         self.events.clear()
         self.send("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """Gives the value of an expression, awaited if it is a promise."""
+        """Return the value of an expression, awaited if it is a promise."""
         found = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"]["exception"].get("description"))
         return found["result"].get("value")
 
     def resize(self, width: int, height: int, *, scale: float = 1.0, mobile: bool = False) -> None:
-        """Sets the size of the window, in CSS pixels."""
+        """Set the size of the window, in CSS pixels."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile)
 
     def prefer(self, **features: str) -> None:
-        """Sets media features, such as `prefers_color_scheme="dark"`."""
+        """Set media features, such as `prefers_color_scheme="dark"`."""
         chosen = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.send("Emulation.setEmulatedMedia", features=chosen)
 
     def shoot(self, path: Path, *, whole: bool = False) -> None:
-        """Writes a picture of the window, or of the whole page."""
+        """Write a picture of the window, or of the whole page."""
         found = self.send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
 
     def complaints(self) -> list[str]:
-        """Gives what the page's scripts threw, what the browser logged as errors, and what it asked a network for."""
+        """Return what the page's scripts threw, what the browser logged as errors, and what it requested from a network."""
         found = []
         for event in self.events:
             details = event.get("params", {})

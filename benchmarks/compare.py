@@ -1,9 +1,9 @@
-"""Compares two records of `python -m benchmarks.speed` and fails where a ratio got more than 10 % worse.
+"""Compare two records of `python -m benchmarks.speed`, and fail where a ratio got more than 10 % worse.
 
     python -m benchmarks.compare OLD NEW
 
-Compared are stillbit's own ratios, bytes and counts, by their medians, in rows of equal sizes; seconds, baselines and other libraries
-are not. Exit code 0: no regression; 1: one line for each; 2: a file cannot be read, or is something else.
+Compare stillbit's own ratios, bytes and counts by their medians, in rows of equal sizes; ignore seconds, baselines and other libraries.
+Exit code 0: no regression; 1: one line per regression; 2: a file cannot be read, or is not such a record.
 """
 
 import argparse
@@ -20,12 +20,12 @@ TOLERANCE = 0.10
 
 
 class ForeignFileError(ValueError):
-    """A file that is no record; the message says which and why."""
+    """A file is not a record; the message says which and why."""
 
 
 @dataclass
 class Comparison:
-    """One line for each thing that was found."""
+    """What was found, one line each."""
 
     regressions: list[str] = field(default_factory=list)
     improvements: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Comparison:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; gives its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a record."""
+    """Read a record."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -66,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Comparison:
-    """Compares two records."""
+    """Compare two records."""
     found = Comparison()
     try:
         if old["hardware"] != new["hardware"]:
@@ -119,7 +119,7 @@ def _compare_figure(name: str, before: Figure, after: Figure, found: Comparison)
 
 
 def _growth(after: float, before: float) -> float:
-    """Gives the relative change; from nothing to something it is without bound."""
+    """Return the relative change; from nothing to something it is infinite."""
     if before == 0:
         return 0.0 if after == 0 else float("inf")
     return after / before - 1.0

@@ -1,11 +1,10 @@
-"""Makes the tables and pictures of docs/evidence.md from benchmarks/results/{efficientnet_clipart,digits_evidence}.json.
+"""Make the tables and pictures of docs/evidence.md from benchmarks/results/{efficientnet_clipart,digits_evidence}.json.
 
-    python benchmarks/evidence.py
+    python -m benchmarks.evidence
 
-Trains nothing. Each table stands in the page between two comments that name it, and replaces what stood there.
+Nothing is trained. Each table replaces the text between the two comments that name it; the pictures go to `images` beside the page.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from evidence_pictures import Panel, draw_divergences, draw_shares
-from run_figures import Name
+from benchmarks.evidence_pictures import Panel, draw_divergences, draw_shares
+from benchmarks.result import RESULTS, ROOT, parse, parser, write_text
+from benchmarks.run_figures import Name
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "evidence.md"
 METHODS = {
     "lsq": "LSQ (STE)",
     "damp10": "LSQ + dampening",
@@ -29,7 +28,7 @@ METHODS = {
 }
 NOT_DRAWN = ("fastscales",)  # four times above all others
 NETWORKS = {"mobilenet": "small MobileNetV2", "resnet": "small ResNet", "": "EfficientNet-Lite0"}
-# Network, at what moment, bits, method: the rows of the table of batch norms.
+# The rows of the batch-norm table: network, moment, bits, method.
 BATCHNORMS = (
     *((network, "constant rate", bits, "moving") for network in ("mobilenet", "resnet") for bits in ("float", "w4a4", "w3a3")),
     *((network, "end", bits, method) for network in NETWORKS for bits, method in (("float", ""), ("w4a4", "lsq"), ("w3a3", "lsq"))),
@@ -40,47 +39,47 @@ Figure = Callable[["OneRun"], float]
 
 
 class OneRun(NamedTuple):
-    """A run of a file of results: what its name says, and its figures."""
+    """One run of a result: its parsed name and its figures."""
 
     name: Name
     figures: dict[str, Any]
 
 
 class Group(NamedTuple):
-    """The seeds of one variant, ascending."""
+    """The runs of one variant, by seed."""
 
     runs: list[OneRun]
 
     def spread(self, figure: Figure, unit: str = "", digits: int = 1) -> str:
-        """Write mean and standard deviation of a figure over the seeds."""
+        """Return mean and standard deviation of a figure over the seeds."""
         return spread([figure(one) for one in self.runs], unit, digits)
 
     def against(self, base: "Group", figure: Figure, unit: str = "", digits: int = 1) -> str:
-        """Write mean and standard deviation of the differences to another variant's runs of the same seeds, and how many are positive."""
+        """Return mean and standard deviation of the differences from another variant's runs of the same seeds."""
         other = {one.name.seed: figure(one) for one in base.runs}
         differences = [figure(one) - other[one.name.seed] for one in self.runs if one.name.seed in other]
         return spread(differences, unit, digits, signed=True)
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[OneRun]]:
-    """Read a file of results: its facts, its runs."""
+    """Return the facts and the runs of a result."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return content, [OneRun(Name.parse(name), figures) for name, figures in content["runs"].items()]
 
 
 def select(runs: Iterable[OneRun], network: str, bits: str, method: str) -> Group:
-    """Give the runs of one variant."""
+    """Return the runs of one variant."""
     found = [one for one in runs if one.name[:3] == (network, bits, method)]
     return Group(sorted(found, key=lambda one: one.name.seed))
 
 
 def checked(group: Group) -> Group:
-    """Give those whose batch norms have been checked."""
+    """Return the runs whose batch norms have been checked."""
     return Group([one for one in group.runs if one.figures["divergence"]])
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 1, *, signed: bool = False) -> str:
-    """Write `61.2 ± 1.3 %`: mean and standard deviation; without the latter for one value, and nothing for none."""
+    """Return `61.2 ± 1.3 %`: mean and standard deviation; the mean alone for one value, and nothing for none."""
     if not values:
         return ""
     mean = f"{fmean(values):{'+' if signed else ''}.{digits}f}"
@@ -88,38 +87,38 @@ def spread(values: Sequence[float], unit: str = "", digits: int = 1, *, signed: 
 
 
 def percent(name: str) -> Figure:
-    """Give a share, times 100."""
+    """Return a share in percent."""
     return lambda one: 100 * (one.figures[name] or 0.0)
 
 
 def value(name: str) -> Figure:
-    """Give a figure as it is."""
+    """Return a figure unchanged."""
     return lambda one: float(one.figures[name])
 
 
 def divergence(which: str, over: Callable[[list[float]], float]) -> Figure:
-    """Give the divergences by layer as one number, in thousandths of a nat."""
+    """Return one number for all layers' divergences, in thousandths of a nat."""
     return lambda one: 1000 * over(one.figures["divergence"][which])
 
 
 def gain(one: OneRun) -> float:
-    """Give what re-estimation adds to the accuracy, in points."""
+    """Return the accuracy that re-estimation adds, in points."""
     return float(100 * (one.figures["accuracy"] - one.figures["accuracy_with_averages"]))
 
 
 def less_loss(one: OneRun) -> float:
-    """Give what re-estimation takes from the loss, in thousandths."""
+    """Return the loss that re-estimation saves, in thousandths."""
     return float(1000 * (one.figures["loss_with_averages"] - one.figures["loss"]))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def batchnorm_table(runs: Sequence[OneRun]) -> str:
-    """Table (a): how wrong running averages are, and what re-estimation changes."""
+    """Return table (a): how wrong running averages are, and what re-estimation changes."""
     rows = []
     for network, when, bits, method in BATCHNORMS:
         if not (group := checked(select(runs, network, bits, method))).runs:
@@ -143,7 +142,7 @@ def batchnorm_table(runs: Sequence[OneRun]) -> str:
 
 
 def methods_table(runs: Sequence[OneRun], bits: str) -> str:
-    """Table (b): the methods at one width."""
+    """Return table (b): the methods at one width."""
     base, rows = select(runs, "", bits, "lsq"), []
     for method, title in METHODS.items():
         if not (group := select(runs, "", bits, method)).runs:
@@ -173,7 +172,7 @@ def methods_table(runs: Sequence[OneRun], bits: str) -> str:
 
 
 def shares_table(clipart: Sequence[OneRun], digits: Sequence[OneRun]) -> str:
-    """Table (d): the oscillating share by method, at its height, in the mean over training, and at the end."""
+    """Return table (d): the oscillating share by method: highest, mean over training, and at the end."""
     rows = []
     for title, runs, network, bits in (
         ("EfficientNet-Lite0, W4A4", clipart, "", "w4a4"),
@@ -200,16 +199,16 @@ def shares_table(clipart: Sequence[OneRun], digits: Sequence[OneRun]) -> str:
 
 
 def facts_line(facts: dict[str, Any]) -> str:
-    """Say how a file of results came to be."""
+    """Return how a result was made."""
     hardware, versions = facts["hardware"], facts["versions"]
     return (
         f"`{facts['command']}`, commit {facts['commit']}, torch {versions['torch']}, timm {versions['timm']}, "
-        f"{hardware['device']}, {hardware['threads']} thread(s) a run on a machine of {hardware['cpus']} cores, which others used too."
+        f"{hardware['device']}, {hardware['threads']} thread(s) per run on a machine of {hardware['cpus']} cores, which others used too."
     )
 
 
 def tables(results: Path) -> dict[str, str]:
-    """Make every table of the page, by name."""
+    """Return every table of the page, by name."""
     clipart_facts, clipart = load(results / "efficientnet_clipart.json")
     digits_facts, digits = load(results / "digits_evidence.json")
     start = select(clipart, "", "float", "").runs[0].figures
@@ -226,7 +225,7 @@ def tables(results: Path) -> dict[str, str]:
 
 
 def insert(page: str, made: dict[str, str]) -> str:
-    """Put each table where the page has its comments."""
+    """Return the page with each table between its comments."""
     for name, text in made.items():
         pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
         page, count = re.subn(pattern, lambda found, text=text: f"{found[1]}\n{text}\n\n{found[2]}", page, flags=re.DOTALL)
@@ -257,10 +256,9 @@ def pictures(results: Path, images: Path) -> None:
 
 def main() -> None:
     """Write tables and pictures."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    page = ROOT / "docs" / "evidence.md"
-    page.write_text(insert(page.read_text(encoding="utf-8"), tables(RESULTS)), encoding="utf-8")
-    pictures(RESULTS, ROOT / "docs" / "images")
+    page = parse(parser("evidence", __doc__, PAGE)).output
+    write_text(page, insert(page.read_text(encoding="utf-8"), tables(RESULTS)))
+    pictures(RESULTS, page.parent / "images")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
-    from evidence import OneRun
+    from benchmarks.evidence import OneRun
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; lines differ in their dashes too.
+# Okabe and Ito's colours, which people with any colour vision can tell apart; the dashes differ too.
 _COLOURS = ("#000000", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#e69f00")
 _DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _INK, _RULE = "#1f2933", "#c3c9d1"
@@ -23,7 +23,7 @@ Panel = tuple[Mapping[str, list[str]], dict[str, Sequence["OneRun"]]]
 
 
 def draw_shares(panels: Mapping[str, Mapping[str, Sequence["OneRun"]]], path: Path) -> None:
-    """Draw the oscillating share over time: a line a method, the mean over its seeds, with a band from the smallest to the largest."""
+    """Draw the oscillating share over time: one line per method, the mean over its seeds, in a band from smallest to largest."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         for axes, (title, methods) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
@@ -40,7 +40,7 @@ def draw_shares(panels: Mapping[str, Mapping[str, Sequence["OneRun"]]], path: Pa
 
 
 def draw_divergences(panels: Mapping[str, Panel], path: Path) -> None:
-    """Draw how far each batch norm's running averages are from the population's, in the order of the network."""
+    """Draw how far each batch norm's running averages are from the population's, in the network's order."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.4), layout="constrained")
         row = figure.subplots(1, len(panels), sharey=True, width_ratios=[1, 1, 1.7])

@@ -2,18 +2,13 @@
 
     python -m benchmarks.export_exactness [--only NAME,...] [--images N] [--folder PICTURES]
 
-Each file is written, verified on real images (codes of weights; codes of activations layer by layer on the runtime's own inputs; top-1) and
-inspected (bytes, share of multiplications on integer kernels). Results go to benchmarks/results/export_exactness.json as they come; what
-is there already is not done again.
+Write each file, verify it on real images (codes of weights; codes of activations layer by layer on the runtime's own inputs; top-1) and
+inspect it (bytes, share of multiplications on integer kernels). Each row is written as it comes; rows in the result are not repeated.
 """
 
-import argparse
 import json
-import os
-import platform
 import tempfile
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +16,27 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.export_networks import BITS, CNNS, VITS, photos, quantized, settings
-from benchmarks.speed.record import commit, hardware
+from benchmarks.result import earlier, header, parse, parser, write
 from stillbit.export import Program, capture, export_onnx, export_packed
 from stillbit.export.findings import Verification
 from stillbit.export.inspect import Inspection, inspect
 from stillbit.export.replay import Replay
 from stillbit.export.verify import verify
 
-RESULTS = Path(__file__).parent / "results" / "export_exactness.json"
-
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join([*CNNS, *VITS]), help="names of networks")
-    parser.add_argument("--bits", default=",".join(BITS))
-    parser.add_argument("--images", type=int, default=12)
-    parser.add_argument("--folder", type=Path, help="pictures; scikit-image's photographs if not given")
-    options = parser.parse_args()
+    """Measure what is missing, and print the table."""
+    options = parser("export_exactness", __doc__)
+    options.add_argument("--only", default=",".join([*CNNS, *VITS]), help="names of networks (default: %(default)s)")
+    options.add_argument("--bits", default=",".join(BITS), help="widths (default: %(default)s)")
+    options.add_argument("--images", type=int, default=12, help="number of images (default: 12)")
+    options.add_argument("--folder", type=Path, help="pictures (default: scikit-image's photographs)")
+    given = parse(options)
     warnings.filterwarnings("ignore")
-    images = photos(options.folder, options.images)
-    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-    record |= {"command": "python -m benchmarks.export_exactness", "hardware": hardware(), "commit": commit(), "images": len(images)}
-    record["versions"] = {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")} | {"python": platform.python_version()}
-    for name in options.only.split(","):
-        for bits in options.bits.split(","):
+    images = photos(given.folder, given.images)
+    record = header(given.command, "timm", "onnx", "onnxruntime") | {"images": len(images), "rows": earlier(given.output).get("rows", {})}
+    for name in given.only.split(","):
+        for bits in given.bits.split(","):
             for setting, exact in ways(name):
                 key = f"{name} {bits} {setting}{', exact' * exact}"
                 if key in record["rows"]:
@@ -52,14 +44,12 @@ def main() -> None:
                 model = quantized(name, settings(name)[setting](bits), images)
                 record["rows"][key] = row = measure(model, images, exact=exact)
                 print(key, json.dumps(row), flush=True)
-                temporary = RESULTS.with_suffix(f".{os.getpid()}")
-                temporary.write_text(json.dumps(record, indent=1) + "\n")
-                temporary.replace(RESULTS)
+                write(given.output, record)
     print(table(record["rows"]))
 
 
 def ways(name: str) -> list[tuple[str, bool]]:
-    """Gives the settings of a network, `integer` also with layers in floats that no integer kernel computes exactly."""
+    """Return the settings of a network; `integer` also in its exact form, with floats where no integer kernel is exact."""
     return [(setting, exact) for setting in settings(name) for exact in (False, True) if not exact or setting == "integer"]
 
 
@@ -75,7 +65,7 @@ def measure(model: nn.Module, images: Tensor, *, exact: bool) -> dict[str, Any]:
 
 
 def same_in_float64(program: Program, images: Tensor) -> int:
-    """Counts images of which PyTorch itself gives the same class in float32 and float64: what rounding does to this network anyway."""
+    """Count the images to which PyTorch itself gives the same class in float32 and in float64."""
     exact = Replay(program, torch.float64)
     with torch.no_grad():
         return sum(int((program(one).argmax(-1) == exact(one)[1].argmax(-1)).sum()) for one in images.split(4))
@@ -105,8 +95,8 @@ def figures(found: Verification, inspected: Inspection) -> dict[str, Any]:
 
 
 def needed(program: Program) -> dict[str, int]:
-    """Gives the bytes of codes at their width, and of everything else that the program reads."""
-    tensors, codes = program.tensors(), 0
+    """Return the bytes of codes at their width, and of everything else that the program reads."""
+    tensors = program.tensors()
     named = {}
     for node in program.module.graph.nodes:
         if str(node.target) == "stillbit.dequantize.default":
@@ -118,29 +108,19 @@ def needed(program: Program) -> dict[str, int]:
 
 
 def table(rows: dict[str, Any]) -> str:
-    titles = (
-        "network",
-        "worst layer",
-        "steps",
-        "top-1",
-        "PyTorch, float64",
-        "MACs on integers",
-        "ONNX / needed",
-        "packed / needed",
-        "needed",
-    )
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines = [
+        "| network | worst layer | steps | top-1 | PyTorch, float64 | MACs on integers | ONNX / needed | packed / needed | needed |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for key, row in rows.items():
         need = row["code_bytes"] + row["other_bytes"]
         lines.append(
             f"| {key} | {row['worst_equal']:.3%} | {row['largest_step']} | {row['same_top1']} of {row['images']} | "
-            f"{row['pytorch_float64_same_top1']} | "
-            f"{row['integer_share']:.1%} | "
+            f"{row['pytorch_float64_same_top1']} | {row['integer_share']:.1%} | "
             f"{row['onnx_bytes'] / need:.3f} | {row['packed_bytes'] / need:.3f} | {need / 1e6:.2f} MB |"
         )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     main()

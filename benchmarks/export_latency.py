@@ -1,61 +1,55 @@
-"""How long exported files take in ONNX Runtime: float32 against W4A4 in each container, in one process, interleaved.
+"""How long exported files take in ONNX Runtime: float32 against W4A4 in each container, in one process, in turn.
 
-    python -m benchmarks.export_latency [--only NAME,...] [--rounds N] [--calls N]
+    python -m benchmarks.export_latency [--only NAME,...] [--rounds N]
 
-Per network: the float network with its norms folded, written by the same exporter, and W4A4 under `integer` (transformers: plain
-attention, one scale per tensor) as int8, int4 and packed containers; batch 1 and 8; 1 and 2 threads. A round calls each file once in turn;
-reported are medians over rounds, and the median and range of each round's ratio to float32. Writes
-benchmarks/results/export_latency.json.
+For each network: the float network with its norms folded, written by the same exporter, and W4A4 under `integer` (transformers: plain
+attention, one scale per tensor) in int8, int4 and packed containers; batch 1 and 8; 1 and 2 threads. A round calls each file once. The
+result holds medians over the rounds, and the median and range of the rounds' ratios to float32.
 """
 
-import argparse
 import json
-import platform
 import statistics
 import time
 import warnings
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
 
 from benchmarks.export_networks import CNNS, VITS, float_model, photos, quantized, settings
-from benchmarks.speed.record import commit, hardware
+from benchmarks.result import earlier, header, parse, parser, write
 from stillbit.export import capture
 from stillbit.export.capture import trace
 from stillbit.export.onnx import to_onnx
 from stillbit.export.onnx.containers import Container
 from stillbit.export.simplify import simplify
 
-RESULTS = Path(__file__).parent / "results" / "export_latency.json"
 CONTAINERS = ("int8", "int4", "packed")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join([*CNNS, *VITS]))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--policies", default="integer")
-    options = parser.parse_args()
+    """Time each network, and write each row as it comes."""
+    options = parser("export_latency", __doc__)
+    options.add_argument("--only", default=",".join([*CNNS, *VITS]), help="names of networks (default: %(default)s)")
+    options.add_argument("--rounds", type=int, default=15, help="timed rounds (default: 15)")
+    options.add_argument("--policies", default="integer", help="of convolutional networks (default: integer)")
+    given = parse(options)
     warnings.filterwarnings("ignore")
     images = photos(None, 8)
-    record: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
-    record |= {"command": "python -m benchmarks.export_latency", "hardware": hardware(), "commit": commit(), "rounds": options.rounds}
-    record["versions"] = {name: version(name) for name in ("torch", "timm", "onnx", "onnxruntime")} | {"python": platform.python_version()}
-    for name in options.only.split(","):
-        files = written(name, images, options.policies.split(","))
+    record = header(given.command, "timm", "onnx", "onnxruntime")
+    record |= {"rounds": given.rounds, "rows": earlier(given.output).get("rows", {})}
+    for name in given.only.split(","):
+        files = written(name, images, given.policies.split(","))
         for batch in (1, 8):
             for threads in (1, 2):
                 key = f"{name} batch {batch} threads {threads}"
-                record["rows"][key] = row = race(files, images[:batch].numpy(), threads, options.rounds)
+                record["rows"][key] = row = race(files, images[:batch].numpy(), threads, given.rounds)
                 print(key, json.dumps(row), flush=True)
-                RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+                write(given.output, record)
 
 
 def written(name: str, images: torch.Tensor, policies: list[str]) -> dict[str, bytes]:
-    """Gives the float file and the quantized ones."""
+    """Return the float file and the quantized ones."""
     with torch.no_grad():
         whole = simplify(trace(float_model(name, images), images[:2]), tuple(images.shape[1:]))
     files = {"float32": to_onnx(whole, Container())[0].SerializeToString()}
@@ -67,7 +61,7 @@ def written(name: str, images: torch.Tensor, policies: list[str]) -> dict[str, b
 
 
 def race(files: dict[str, bytes], x: Any, threads: int, rounds: int) -> dict[str, Any]:
-    """Times one call of each file in turn."""
+    """Time one call of each file in turn, round by round."""
     sessions = {kind: session(content, threads) for kind, content in files.items()}
     for one in sessions.values():
         for _ in range(3):
@@ -95,7 +89,7 @@ def session(content: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the files' threads would take each other's cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # spinning threads of one file would take the other's cores
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 

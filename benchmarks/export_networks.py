@@ -1,4 +1,4 @@
-"""The networks that the export benchmarks write: whole ones at 224 x 224, calibrated on photographs."""
+"""The networks of the export benchmarks: complete ones at 224 x 224, calibrated on photographs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ _PHOTOS = ("astronaut", "chelsea", "coffee", "rocket", "cat", "immunohistochemis
 
 
 def photos(folder: Path | None = None, count: int = 16) -> Tensor:
-    """Gives real images, normalized: scikit-image's photographs, cut in four, or the first pictures of a folder of folders."""
+    """Return normalized images: two crops of each of scikit-image's photographs, or pictures of a folder of folders."""
     return torch.stack([_tensor(image) for image in (_from_skimage() if folder is None else _from_folder(folder, count))])[:count]
 
 
@@ -58,7 +58,7 @@ def _tensor(image: Image.Image) -> Tensor:
 
 
 def float_model(name: str, images: Tensor) -> nn.Module:
-    """Gives a float network: EfficientNet-Lite0 with its ImageNet weights, the others random, with statistics of the images."""
+    """Return a float network: EfficientNet-Lite0 with its ImageNet weights, the others random, with statistics of the images."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(CNNS.get(name) or VITS[name], pretrained=False).eval()
     if name == "efficientnet_lite0":
@@ -73,7 +73,7 @@ def float_model(name: str, images: Tensor) -> nn.Module:
 
 
 def quantized(name: str, config: QuantConfig, images: Tensor) -> nn.Module:
-    """Gives a network that is prepared and calibrated on the images."""
+    """Return a network that is prepared and calibrated on the images."""
     model = float_model(name, images)
     prepare(model, config, example=images[:1])
     calibrate(model, [(images[:8],)])
@@ -83,7 +83,7 @@ def quantized(name: str, config: QuantConfig, images: Tensor) -> nn.Module:
 
 
 def settings(name: str) -> dict[str, Callable[[str], QuantConfig]]:
-    """Gives the ways to quantize a network, by name; each makes a configuration of widths."""
+    """Return the ways to quantize a network, by name; each makes a configuration from widths."""
     if name in CNNS:
         return {policy: lambda bits, policy=policy: QuantConfig.parse(bits, policy=policy) for policy in POLICIES}  # type: ignore[misc]
     return {

@@ -1,87 +1,70 @@
-"""Do other versions of ONNX Runtime give the same numbers? Small networks of each family, in each container.
+"""Do other runtimes give the same numbers as the installed ONNX Runtime? Small networks of each family, in each container.
 
-    python -m benchmarks.export_runtimes write FOLDER        # here: files for ONNX Runtime 1.19, and what the installed one gives
-    OTHER/bin/python benchmarks/export_runtimes.py check FOLDER      # in an environment that needs numpy and onnxruntime alone
-    python -m benchmarks.export_runtimes openvino FOLDER     # where OpenVINO is installed
+    python -m benchmarks.export_runtimes [--python OTHER/bin/python ...] [--openvino OTHER/bin/python]
 
-Adds what it finds to benchmarks/results/export_runtimes.json, by runtime.
+Each interpreter needs numpy and its runtime, nothing else. The result keeps the other runtimes that it holds already.
 """
 
 import json
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
+import torch
 
-RESULTS = Path(__file__).parent / "results" / "export_runtimes.json"
+from benchmarks import export_runner
+from benchmarks.result import earlier, header, parse, parser, write
+from stillbit.export import capture
+from stillbit.export.onnx import Container, to_onnx
+from tests.export.networks import MODELS, image
+
 OLDEST = (1, 19)
 CONTAINERS = {"int8": OLDEST, "packed": OLDEST, "int4": (1, 23)}
 
 
-def write(folder: Path) -> None:
-    import torch
+def main() -> None:
+    """Write the files, run them in each runtime, and write the result."""
+    options = parser("export_runtimes", __doc__)
+    options.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters with an ONNX Runtime (default: this one)")
+    options.add_argument("--openvino", nargs="+", default=[], metavar="PYTHON", help="interpreters with an OpenVINO")
+    given = parse(options)
+    record = header(given.command, "onnx", "onnxruntime") | {"runtimes": earlier(given.output).get("runtimes", {})}
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(Path(folder))
+        for runtime, interpreters in (("onnxruntime", given.python), ("openvino", given.openvino)):
+            for interpreter in interpreters:
+                report = check(Path(folder), interpreter, runtime)
+                found = report["found"]
+                name = f"{'OpenVINO' if runtime == 'openvino' else 'ONNX Runtime'} {report['version']}"
+                record["runtimes"][name] = {"python": report["python"], "largest_difference_relative": found}
+                print(f"{name}: {sum(value == 0 for value in found.values())} of {len(found)} files equal to the bit")
+                for file, value in found.items():
+                    if value != 0:
+                        print(f"  {file}: {value}")
+    write(given.output, record)
 
-    from stillbit.export import capture
-    from stillbit.export.onnx import Container, to_onnx
-    from tests.export.networks import MODELS, image
 
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "x.npy", image(3).numpy())
+def write_files(folder: Path) -> None:
+    """Write each network in each container, and beside it the output of the installed ONNX Runtime."""
+    x = image(3)
+    np.save(folder / "x.npy", x.numpy())
     for name, make in MODELS.items():
         torch.manual_seed(0)
         program = capture(make(), image())
         for container, runtime in CONTAINERS.items():
             path = folder / f"{name}.{container}.onnx"
             path.write_bytes(to_onnx(program, Container(container, runtime))[0].SerializeToString())
-            np.save(path.with_suffix(".npy"), run(path, image(3).numpy()))
+            np.save(path.with_suffix(".npy"), export_runner.run(path, x.numpy()))
 
 
-def run(path: Path, x: Any) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
-
-
-def run_openvino(path: Path, x: Any) -> Any:
-    import openvino
-
-    core = openvino.Core()
-    return core.compile_model(core.read_model(str(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([x])[0]
-
-
-def check(folder: Path, execute: Callable[[Path, Any], Any]) -> dict[str, str | float]:
-    x, found = np.load(folder / "x.npy"), {}
-    for path in sorted(folder.glob("*.onnx")):
-        expected = np.load(path.with_suffix(".npy"))
-        try:
-            found[path.stem] = float(np.abs(execute(path, x) - expected).max() / np.abs(expected).max())
-        except Exception as error:  # what a runtime refuses is a finding
-            found[path.stem] = " ".join(str(error).split())[-160:]
-    return found
-
-
-def main() -> None:
-    verb, folder = sys.argv[1], Path(sys.argv[2])
-    if verb == "write":
-        write(folder)
-    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found = check(folder, run_openvino if verb == "openvino" else run)
-    runtime = f"ONNX Runtime {onnxruntime.__version__}"
-    if verb == "openvino":
-        from importlib.metadata import version
-
-        runtime = f"OpenVINO {version('openvino')}"
-    record[runtime] = {"python": sys.version.split()[0], "largest_difference_relative": found}
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
-    equal = sum(value == 0 for value in found.values())
-    print(f"{runtime}: {equal} of {len(found)} files equal to the bit")
-    for name, value in found.items():
-        if value != 0:
-            print(f"  {name}: {value}")
+def check(folder: Path, interpreter: str, runtime: str) -> dict[str, Any]:
+    """Run all files in another interpreter."""
+    command = [interpreter, export_runner.__file__, str(folder), runtime]
+    report: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    return report
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
-"""Bytes of packed files, against their bits: no network may take more than 1.1 times what its codes and its floats take.
+"""Bytes of packed files: no file may take more than 1.1 times the bytes of its codes and floats.
 
-    python benchmarks/export_sizes.py
+    python -m benchmarks.export_sizes
 
-Networks have random weights; each float that is not a quantized weight (scales, biases, norms, shifts, position tables) gets noise, so that
+Networks have random weights. Each float that is not a quantized weight (scales, biases, norms, shifts, position tables) gets noise, so that
 no two are equal and none compresses, as after training. The bound counts codes at their width, those floats of the state dict, and scales
-that follow from weights; the program, names, counters, masks and index tables are what is on top. Every file is read again and run.
-Writes benchmarks/results/export_sizes.json.
+that follow from weights. The program, names, counters, masks and index tables come on top. Every file is read again and run.
 """
 
-import json
-import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +16,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from benchmarks.export_networks import BITS, CNNS, VITS
+from benchmarks.result import header, parse, parser, write
 from stillbit import QuantConfig, RangeConfig, calibrate, prepare, weight_sites
 from stillbit.export import PackedModel, export_packed
 
 MINMAX = RangeConfig(estimator="current_minmax")
-CNNS = {
-    "MobileNetV2": "mobilenetv2_100",
-    "MobileNetV3-Small": "mobilenetv3_small_100",
-    "EfficientNet-Lite0": "efficientnet_lite0",
-    "ResNet18": "resnet18",
-}
-TRANSFORMERS = {"DeiT-T": "deit_tiny_patch16_224", "Swin-T": "swin_tiny_patch4_window7_224"}
-BITS = ("W4A4", "W3A3", "W2A2")
 TARGET = 1.1
 
 
@@ -44,13 +35,13 @@ def plain_attention(bits: str) -> QuantConfig:
 
 FORMS: dict[str, tuple[Callable[[str], QuantConfig], dict[str, str]]] = {
     "lsq_paper": (cnn, CNNS),
-    "vit, query-key reparameterization": (QuantConfig.for_vit, TRANSFORMERS),
-    "vit, plain attention": (plain_attention, TRANSFORMERS),
+    "vit, query-key reparameterization": (QuantConfig.for_vit, VITS),
+    "vit, plain attention": (plain_attention, VITS),
 }
 
 
 def quantized(model: nn.Module, config: QuantConfig, image: Tensor) -> nn.Module:
-    """Prepares and calibrates a network, and gives its floats noise."""
+    """Prepare and calibrate a network, and add noise to its floats."""
     prepare(model, config, example=image)
     calibrate(model, [(image,)])
     latents = {id(parameter) for site in weight_sites(model) for parameter in site.parameters}
@@ -63,7 +54,7 @@ def quantized(model: nn.Module, config: QuantConfig, image: Tensor) -> nn.Module
 
 
 def bound(packed: PackedModel) -> dict[str, int]:
-    """Gives the bytes of codes and of floats."""
+    """Return the bytes of codes and of floats."""
     forms = packed.manifest["packed"].values()
     codes = sum(-(-torch.Size(form["shape"]).numel() * form["bits"] // 8) for form in forms)
     entries = sum(entry.nbytes for entry in packed.entries.values() if entry.is_floating_point())
@@ -74,7 +65,7 @@ def bound(packed: PackedModel) -> dict[str, int]:
 
 
 def measure(name: str, form: str, bits: str, folder: Path) -> dict[str, Any]:
-    """Writes one file and gives its bytes."""
+    """Write one file, and return its bytes."""
     config, networks = FORMS[form]
     architecture = networks[name]
     torch.manual_seed(0)
@@ -96,23 +87,17 @@ def measure(name: str, form: str, bits: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    rows = []
+    """Write each file, and write the result."""
+    given = parse(parser("export_sizes", __doc__))
+    record, rows = header(given.command, "timm"), []
     with tempfile.TemporaryDirectory() as folder:
         for form, (_, networks) in FORMS.items():
             for name in networks:
                 for bits in BITS:
                     rows.append(measure(name, form, bits, Path(folder)))
                     print(rows[-1], flush=True)
-    record = {
-        "command": "python benchmarks/export_sizes.py",
-        "versions": {"torch": torch.__version__, "timm": timm.__version__},
-        "hardware": platform.machine(),
-        "what": "bytes; ratio: file / (codes + floats)",
-        "target": TARGET,
-        "largest_ratio": max(row["ratio"] for row in rows),
-        "rows": rows,
-    }
-    (Path(__file__).parent / "results" / "export_sizes.json").write_text(json.dumps(record, indent=1) + "\n")
+    what = {"what": "bytes; ratio: file / (codes + floats)", "target": TARGET, "largest_ratio": max(row["ratio"] for row in rows)}
+    write(given.output, record | what | {"rows": rows})
 
 
 if __name__ == "__main__":

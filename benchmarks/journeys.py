@@ -1,12 +1,11 @@
 """Count the files that each journey of the architecture page visits.
 
-    python -m benchmarks.journeys [FILE]
+    python -m benchmarks.journeys
 
 A call into a file of the package is a visit; a call into a file that the journey has left before is a re-entry. Python's profiler sees
-each call, so nothing is counted by hand and nothing is timed. FILE gets the names, as JSON.
+each call, so nothing is counted by hand and nothing is timed. The result holds the files' names.
 """
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import stillbit as sb
+from benchmarks.result import header, parse, parser, write
 from stillbit.recipes.load import load
 from stillbit.run import train, validate
 
@@ -28,13 +28,13 @@ EXAMPLE = torch.randn(2, 3, 8, 8)
 
 
 class Walk:
-    """The files that calls have gone into, in order."""
+    """The files that were called, in order."""
 
     def __init__(self) -> None:
         self.path: list[str] = []
 
     def see(self, frame: Any, event: str, _argument: object) -> None:
-        """Note a call, as Python's profiler tells it; a module that is imported is none."""
+        """Note a call that Python's profiler reports; the import of a module does not count."""
         code = frame.f_code
         if event == "call" and code.co_filename.startswith(PACKAGE) and code.co_name != "<module>":
             file = str(Path(code.co_filename).relative_to(PACKAGE))
@@ -42,7 +42,7 @@ class Walk:
                 self.path.append(file)
 
     def figures(self, **more: int) -> dict[str, Any]:
-        """Return the counts, and the files by the order of their first visit."""
+        """Return the counts, and the files in the order of their first visit."""
         files = list(dict.fromkeys(self.path))
         return {"files": len(files), "reentries": len(self.path) - len(files), **more, "names": files}
 
@@ -109,8 +109,9 @@ def a_weight(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Walk each journey, and print what it visited."""
-    torch.set_num_threads(1)
+    """Walk each journey, and write and print the files it visited."""
+    given = parse(parser("journeys", __doc__, threads=1))
+    record = header(given.command)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = {"an image batch: one step of training": a_step(folder / "run"), **a_weight(folder)}
@@ -120,8 +121,7 @@ def main() -> None:
         found["a checkpoint: validate"] = validated.figures(reads=reads[0])
     for journey, figures in found.items():
         print(f"{journey}: " + ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in figures.items() if what != "names"))
-    for file in sys.argv[1:]:
-        Path(file).write_text(json.dumps(found, indent=1) + "\n")
+    write(given.output, record | {"journeys": found})
 
 
 if __name__ == "__main__":

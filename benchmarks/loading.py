@@ -1,21 +1,16 @@
-"""Measures how fast images come out of the loader, piece by piece and as a whole, and how fast a training step takes them.
+"""Measure how fast the loader delivers images, by part and as a whole, and how fast a training step consumes them.
 
     pip install -e ".[examples]"        # scikit-image, for its photographs
-    python benchmarks/loading.py [--images 320] [--rounds 7] [--steps 6] [--threads 2] [--note "what else the machine was doing"]
+    python -m benchmarks.loading [--images 320] [--rounds 7] [--steps 6]
 
-JPEG files of 500x375 pixels, quality 90, in a temporary folder; the published augmentation (random crop to 224, flip). What is compared
-runs in turn, round by round, so that a machine that slows down slows all. Writes benchmarks/results/loading_<date>.json.
+JPEG files of 500x375 pixels, quality 90, in a temporary folder; the published augmentation (random crop to 224, flip). All contenders run
+in turn, round by round, so that a machine that slows down slows them all.
 """
 
-import argparse
 import dataclasses
-import datetime
-import json
 import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import timm
 import torch
 from PIL import Image
@@ -33,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import stillbit as sb
+from benchmarks.result import header, parse, parser, write
 from stillbit.training.augment import AugmentConfig, build_transform
 from stillbit.training.batches import Batches, calibration_batches, validation_batches
 from stillbit.training.data import DataConfig, load_data
@@ -41,7 +36,6 @@ from stillbit.training.samples import SeededDataset, collate
 from stillbit.training.seeding import seeded
 from stillbit.training.session import LOCAL
 
-RESULTS = Path(__file__).parent / "results"
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 NO_LOADER = "one batch, no loader"
 CPU = torch.device("cpu")
@@ -50,14 +44,14 @@ Values = dict[str, list[float]]
 
 
 def photographs() -> list[np.ndarray]:
-    """Gives the color photographs that scikit-image brings along."""
+    """Return scikit-image's color photographs."""
     from skimage import data
 
     return [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.stereo_motorcycle()[0], data.hubble_deep_field()]
 
 
 def write_files(folder: Path, count: int, pictures: Sequence[np.ndarray]) -> list[Path]:
-    """Writes random pieces of the pictures as files of 8 classes; training and validation split are the same."""
+    """Write random crops of the pictures as files of 8 classes; training and validation split are the same."""
     generator = random.Random(0)
     files = []
     for index in range(count):
@@ -74,7 +68,7 @@ def write_files(folder: Path, count: int, pictures: Sequence[np.ndarray]) -> lis
 
 
 def time_parts(config: DataConfig, files: Sequence[Path], rounds: int) -> Values:
-    """Gives the milliseconds that each part of loading takes of an image, on one thread."""
+    """Return the milliseconds per image of each part of loading, on one thread."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) * 255 for values in config.normalization)
     augment = build_transform(config.augment, config.image_size, 3, config.interpolation, config.crop_pct, *config.normalization)
     crop, flip, to_tensor = augment.transforms  # type: ignore[attr-defined]  # timm composes these three
@@ -118,14 +112,14 @@ def time_parts(config: DataConfig, files: Sequence[Path], rounds: int) -> Values
 
 
 def decoded_before(config: DataConfig) -> Batches:
-    """Gives a loader whose workers only seed, collate and send images that are in memory."""
+    """Return a loader whose workers only seed, collate and send images that are already decoded."""
     data = load_data(config)
     samples = [data.train[SampleKey(seed=index, sample=index)] for index in range(len(data.train))]
     return validation_batches(dataclasses.replace(data, val=SeededDataset(samples, lambda image: image)), LOCAL)
 
 
 def time_loaders(loaders: dict[str, Batches], rounds: int) -> Values:
-    """Gives the images a second of each loader, when nobody does anything else with them."""
+    """Return the images per second of each loader alone."""
     speeds: Values = {name: [] for name in loaders}
     for round_number in range(-1, rounds):
         for name, loader in loaders.items():
@@ -138,13 +132,13 @@ def time_loaders(loaders: dict[str, Batches], rounds: int) -> Values:
 
 @dataclass
 class Trained:
-    """A network with its optimizer."""
+    """A network and its optimizer."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
     def take(self, batches: Iterator[Batch], steps: int) -> tuple[float, float]:
-        """Takes steps; gives images a second, and the share of the time spent waiting for batches."""
+        """Take steps; return images per second, and the share of the time spent waiting for batches."""
         count, waited, begin = 0, 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()
@@ -156,14 +150,14 @@ class Trained:
         return count / elapsed, waited / elapsed
 
     def learn(self, images: Tensor, labels: Tensor) -> None:
-        """Takes one step."""
+        """Take one step."""
         self.optimizer.zero_grad()
         F.cross_entropy(self.model(images), labels).backward()
         self.optimizer.step()
 
 
 def quantized(name: str, images: Tensor) -> Trained:
-    """Makes the network that is trained: W4A4, calibrated."""
+    """Return the network to train: W4A4, calibrated."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name)
     minmax = sb.RangeConfig("current_minmax")  # a search would take longer than the measurement
@@ -173,7 +167,7 @@ def quantized(name: str, images: Tensor) -> Trained:
 
 
 def time_steps(trained: Trained, loaders: dict[str, Batches], rounds: int, steps: int) -> tuple[Values, Values]:
-    """Gives images a second and share of waiting of a training step, fed by each loader and by one batch over and over."""
+    """Return images per second and share of waiting of a training step, fed by each loader and by one repeated batch."""
     first = next(iter(next(iter(loaders.values()))))
     sources: dict[str, Callable[[], Iterator[Batch]]] = {NO_LOADER: lambda: iter([first] * steps)}
     sources |= {name: loader.__iter__ for name, loader in loaders.items()}
@@ -199,8 +193,7 @@ def measure(
     image_size: int = 224,
     pictures: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
-    """Measures everything, with as many threads as torch has now."""
-    load_before = os.getloadavg()[0]
+    """Measure everything, with torch's current number of threads."""
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), images, pictures or photographs())
         settings = {"root": Path(folder), "batch_size": batch, "image_size": image_size}
@@ -214,11 +207,6 @@ def measure(
         file_bytes = statistics.mean(file.stat().st_size for file in files)
     needed = statistics.median(fed[NO_LOADER])
     return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__, "pillow": PIL.__version__},
-        "threads": torch.get_num_threads(),
-        "load_average_before": load_before,
         "images": images,
         "pixels": [WIDTH, HEIGHT],
         "mean_file_kb": round(file_bytes / 1e3, 1),
@@ -234,19 +222,11 @@ def measure(
 
 
 def summary(values: Values, digits: int) -> dict[str, dict[str, Any]]:
-    """Gives median and range of each list."""
+    """Return median and range of each list."""
     return {
         name: {"median": round(statistics.median(own), digits), "range": [round(min(own), digits), round(max(own), digits)]}
         for name, own in values.items()
     }
-
-
-def hardware() -> str:
-    """Gives the name of the processor."""
-    cpu_info = Path("/proc/cpuinfo")
-    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
 
 
 def _seed(seed: int) -> None:
@@ -265,19 +245,14 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measures, writes the record and prints the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=320)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--note", default="")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    record = measure(images=options.images, rounds=options.rounds, steps=options.steps)
-    record = {"command": " ".join(["python", "benchmarks/loading.py", *sys.argv[1:]]), "note": options.note} | record
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"loading_{record['date']}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    """Measure, write the result and print the medians."""
+    options = parser("loading", __doc__, threads=os.cpu_count())
+    options.add_argument("--images", type=int, default=320, help="files (default: 320)")
+    options.add_argument("--rounds", type=int, default=7, help="timed rounds (default: 7)")
+    options.add_argument("--steps", type=int, default=6, help="training steps per round (default: 6)")
+    given = parse(options)
+    record = header(given.command, "timm", "pillow") | measure(images=given.images, rounds=given.rounds, steps=given.steps)
+    write(given.output, record)
     for title in ("parts_ms_per_image", "loader_images_per_second", "step_images_per_second", "step_waits_share"):
         print(title)
         for name, own in record[title].items():

@@ -1,17 +1,13 @@
-"""Measures how long the report of a long run takes: to write, and to open in a headless Chromium.
+"""Measure how long the report of a long run takes to write, and to open in a headless Chromium.
 
-    python benchmarks/report_page.py [--rounds 7] [--note "what else the machine was doing"]
+    python -m benchmarks.report_page [--rounds 7]
 
-The record is made up, in the form that the trainer writes: 300 epochs of 5,004 steps, 53 quantized layers of the sizes of a MobileNetV2.
-Each round opens the page in a browser of its own, with an empty profile, that has come to rest. Times count from the start of navigation:
-to the load event, and to the frame after it, when all charts are drawn. The processor time of the page's main thread says what it costs on
-a busy machine, too. Writes benchmarks/results/report_page.json.
+The record is synthetic, in the trainer's format: 300 epochs of 5,004 steps, 53 quantized layers of a MobileNetV2's sizes. Each round opens
+the page in a new browser with an empty profile, after it has settled. Times run from the start of navigation to the load event, and to the
+frame after it, when all charts are drawn. The processor time of the page's main thread is its cost whatever else the machine does.
 """
 
-import argparse
-import datetime
 import json
-import os
 import platform
 import statistics
 import sys
@@ -22,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from browser import Browser, find_browser
 
+from benchmarks.browser import Browser, find_browser
+from benchmarks.result import header, parse, parser, write
 from stillbit.report import write_report
 from stillbit.training.quantizer_figures import bins
 
-RESULTS = Path(__file__).parent / "results"
 EPOCHS, STEPS_PER_EPOCH, LOG_EVERY, OBSERVATIONS, WINDOW = 300, 5004, 50, 60, 100
 LAYERS = 53
 LOW, HIGH, BITS = -4, 3, 3
 LIMIT_SECONDS = 2.0
-SETTLING_SECONDS = 3.0  # a browser that has just begun is busy with itself
+SETTLING_SECONDS = 3.0  # a browser that has just started is busy
 _RENDERED = (
     "addEventListener('load', () => requestAnimationFrame(() => requestAnimationFrame(() => { window.rendered = performance.now(); })))"
 )
@@ -46,7 +42,7 @@ _TIMES = """
 
 
 def write_record(folder: Path, *, epochs: int = EPOCHS, steps_per_epoch: int = STEPS_PER_EPOCH, layers: int = LAYERS) -> None:
-    """Writes a made-up record as large as that of a long run."""
+    """Write a synthetic record as large as that of a long run."""
     with (folder / "record.jsonl").open("w", encoding="utf-8") as file:
         for number, (event, step, fields) in enumerate(_events(epochs, steps_per_epoch, layers)):
             file.write(json.dumps({"event": event, "step": step, "time": 1.79e9 + number, **fields}) + "\n")
@@ -151,7 +147,7 @@ def _trajectory(generator: np.random.Generator, index: int) -> dict[str, Any]:
 
 
 def open_once(program: str, page: Path, width: int, height: int) -> dict[str, float]:
-    """Opens a page in a new browser."""
+    """Open a page in a new browser, and return the times in milliseconds."""
     with Browser(program, width, height) as browser:
         time.sleep(SETTLING_SECONDS)
         browser.send("Performance.enable", timeDomain="threadTicks")
@@ -164,7 +160,7 @@ def open_once(program: str, page: Path, width: int, height: int) -> dict[str, fl
 
 
 def measure(program: str, rounds: int) -> dict[str, Any]:
-    """Writes the record and its report, and opens it."""
+    """Write the record and its report, and open the report."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_record(folder)
@@ -183,33 +179,26 @@ def _summary(values: list[float]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures, prints, and writes the record of it."""
-    parser = argparse.ArgumentParser(description="Measures how long the report of a long run takes to write and to open.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--note", default="")
-    arguments = parser.parse_args()
+    """Measure, and write and print the result."""
+    options = parser("report_page", __doc__)
+    options.add_argument("--rounds", type=int, default=7, help="pages opened per window size (default: 7)")
+    given = parse(options)
     program = find_browser()
     if program is None:
         sys.exit("no Chromium or Chrome is installed")
-    load = os.getloadavg()[0]
-    found = measure(program, arguments.rounds)
+    record = header(given.command)
+    record["versions"]["browser"] = _version(program)
+    found = measure(program, given.rounds)
     slowest = max(one["rendered"]["range"][1] for one in found["opened_ms"].values())
-    record = {
-        "command": " ".join(["python", "benchmarks/report_page.py", *sys.argv[1:]]),
-        "note": arguments.note,
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"python": platform.python_version(), "browser": _version(program)},
-        "load_average_before": round(load, 2),
+    record |= {
         "run": f"{EPOCHS} epochs of {STEPS_PER_EPOCH} steps, {LAYERS} layers",
-        "rounds": arguments.rounds,
+        "rounds": given.rounds,
         **found,
         "slowest_rendered_seconds": round(slowest / 1000, 2),
         "limit_seconds": LIMIT_SECONDS,
     }
-    text = json.dumps(record, indent=1)
-    (RESULTS / "report_page.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write(given.output, record)
+    print(json.dumps(record, indent=1))
 
 
 def _version(program: str) -> str:

@@ -1,17 +1,13 @@
-"""Proof of exact resume: each method's run is killed outright (SIGKILL) at ten random steps, and resumed each time.
+"""Prove exact resume: kill each method's run (SIGKILL) at ten random steps, and resume it each time.
 
-    python benchmarks/resume.py runs/resume
-    python benchmarks/resume.py runs/resume --method annealing
+    python -m benchmarks.resume runs/resume [--method annealing]
 
 `annealing` is a vision transformer with a teacher, in two stages; it is also killed where they meet. The killed run's last checkpoint must
-equal, bit for bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker, batch-norm statistics. Writes
-benchmarks/results/resume.json, where a run of one method replaces the proof of that method alone.
+equal, bit for bit, that of a run that was never killed: weights, scales, pins, optimizer, tracker, batch-norm statistics. With `--method`
+the proofs of the other methods stay in the result.
 """
 
-import argparse
 import json
-import os
-import platform
 import random
 import signal
 import subprocess
@@ -22,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.result import earlier, header, parse, parser, write
 from stillbit.training.checkpoint import Checkpoint
 
 KILLS = 10
@@ -37,7 +34,7 @@ SETTINGS = (
     "training.tensorboard=false",
     "data.augment.mixup=0.2",
 )
-# so that weights are pinned before, between and after the kills
+# weights are pinned before, between and after the kills
 FREEZE_EARLY = ("freezing.begin=0", "freezing.ema_momentum=0.02", "freezing.threshold=0.015", "freezing.final_threshold=0.005")
 TINY = "arguments={img_size: 16, patch_size: 4, depth: 2, embed_dim: 32, num_heads: 2}"
 TWO_STAGES = (
@@ -69,7 +66,7 @@ def command(method: str, folder: Path, *options: str) -> list[str]:
 
 
 def steps_taken(folder: Path) -> int:
-    """Gives the last step in the record, 0 without one."""
+    """Return the last step in the record, 0 without a record."""
     record = folder / "record.jsonl"
     lines = record.read_text().splitlines() if record.exists() else []
     complete = [json.loads(line) for line in lines if line.endswith("}")]
@@ -77,7 +74,7 @@ def steps_taken(folder: Path) -> int:
 
 
 def run_until(method: str, folder: Path, step: int) -> int:
-    """Starts or continues the run and kills it when it has taken `step` steps; gives the step at which it died."""
+    """Start or continue the run and kill it after `step` steps; return the step at which it died."""
     resume = ("--resume",) if (folder / "recipe.yaml").exists() else ()
     process = subprocess.Popen(command(method, folder, *resume), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and steps_taken(folder) < step:
@@ -88,7 +85,7 @@ def run_until(method: str, folder: Path, step: int) -> int:
 
 
 def differences(first: object, second: object, path: str = "") -> list[str]:
-    """Names whatever is not bitwise equal in two checkpoints."""
+    """Return the paths of whatever is not bitwise equal in two checkpoints."""
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         return [found for key in first for found in differences(first[key], second[key], f"{path}/{key}")]
     if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
@@ -99,7 +96,7 @@ def differences(first: object, second: object, path: str = "") -> list[str]:
 
 
 def prove(method: str, folder: Path) -> dict[str, object]:
-    """Runs a method whole, and killed ten times; compares."""
+    """Run a method uninterrupted, and killed ten times; compare."""
     whole, killed = folder / f"{method}_whole", folder / f"{method}_killed"
     subprocess.run(command(method, whole), check=True, stdout=subprocess.DEVNULL)
     targets = sorted({*random.Random(method).sample(range(1, STEPS), KILLS), *BOUNDARIES.get(method, [])})
@@ -113,21 +110,16 @@ def prove(method: str, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--method", choices=RECIPES)
-    given = parser.parse_args()
-    target = Path(__file__).parent / "results" / "resume.json"
+    """Prove each method, and write the proofs."""
+    options = parser("resume", __doc__)
+    options.add_argument("folder", type=Path, help="folder for the runs")
+    options.add_argument("--method", choices=RECIPES, help="prove only this one")
+    given = parse(options)
     methods = [given.method] if given.method else list(RECIPES)
-    kept = json.loads(target.read_text())["proofs"] if given.method else []
+    kept = [proof for proof in earlier(given.output).get("proofs", []) if proof["method"] not in methods]
+    record = header(given.command)
     proofs = [prove(method, given.folder) for method in methods]
-    record = {
-        "command": "python benchmarks/resume.py runs/resume",
-        "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
-        "proofs": [proof for proof in kept if proof["method"] not in methods] + proofs,
-    }
-    target.write_text(json.dumps(record, indent=1) + "\n")
+    write(given.output, record | {"proofs": kept + proofs})
     for proof in proofs:
         print(proof)
     sys.exit(any(proof["different"] for proof in proofs))

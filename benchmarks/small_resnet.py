@@ -1,7 +1,7 @@
-"""A small ResNet for digits, the twin of `small_mobilenet`: importing this file makes it known to timm, and so to recipes.
+"""A small ResNet for digits, the counterpart of `small_mobilenet`. Importing this file registers it with timm, and so with recipes.
 
-Same resolutions as the other (half, half, a quarter, an eighth, an eighth of the image) and about as many weights, but ordinary 3x3
-convolutions in residual blocks in place of depthwise ones. The blocks are timm's.
+It has the same resolutions (1/2, 1/2, 1/4, 1/8, 1/8 of the image) and about as many weights, but ordinary 3x3 convolutions in residual
+blocks instead of depthwise ones. The blocks are timm's.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ class SmallResNet(nn.Module):
 
 @register_model  # type: ignore[untyped-decorator]
 def small_resnet(pretrained: bool = False, **arguments: Any) -> SmallResNet:
-    """Build the network as timm's `create_model` asks for it; there are no pretrained weights."""
+    """Build the network for timm's `create_model`; there are no pretrained weights."""
     if pretrained:
         raise RuntimeError("small_resnet has no pretrained weights")
     taken = {name: value for name, value in arguments.items() if name in ("num_classes", "in_chans")}

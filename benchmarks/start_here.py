@@ -1,17 +1,13 @@
-"""How long docs/start.md takes a reader: every block of the page in its order, commands as processes of their own, in an empty folder.
+"""Measure how long docs/start.md takes a reader: every block in order, each command in a process of its own, in an empty folder.
 
-    python benchmarks/start_here.py                 # the blocks, by this interpreter's stillbit
-    python benchmarks/start_here.py --install       # first a new environment and `pip install ".[all]"`, as the page says
+    python -m benchmarks.start_here                 # the blocks, with this interpreter's stillbit
+    python -m benchmarks.start_here --install       # first a new environment and `pip install ".[all]"`, as the page says
 
-Writes benchmarks/results/start_here.json: by section wall seconds, seconds of the processor, and what was printed last. What stands in the
-JSON from an earlier run and was not measured again (the installation) stays. The page's table is written again from it.
+The result holds wall seconds, processor seconds and the last lines printed, by section. Without `--install` it keeps the installation that
+an earlier run measured. The page's table is made from it.
 """
 
-import argparse
-import importlib.metadata
-import json
 import os
-import platform
 import re
 import resource
 import shlex
@@ -22,61 +18,55 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.result import RESULTS, ROOT, earlier, header, parse, parser, write, write_text
+
 PAGE = ROOT / "docs" / "start.md"
-RESULT = ROOT / "benchmarks" / "results" / "start_here.json"
+RESULT = RESULTS / "start_here.json"
 _TIMES = re.compile(r"(<!-- times: begin -->\n).*?(<!-- times: end -->)", re.DOTALL)
 _BLOCK = re.compile(r"^## (?P<section>[^\n]+)$|^```(?P<language>\w+)(?P<flags>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--install", action="store_true")
-    settings = parser.parse_args()
-    record: dict[str, Any] = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
-    load = os.getloadavg()[0]
+    """Measure, write the result, and renew the page's table."""
+    options = parser("start_here", __doc__)
+    options.add_argument("--install", action="store_true", help="measure the installation too")
+    given = parse(options)
+    kept = {name: found for name, found in earlier(given.output).items() if name == "install"}
+    record = header(given.command, "onnxruntime") | kept
     with tempfile.TemporaryDirectory() as folder:
         python = Path(sys.executable)
-        if settings.install:
+        if given.install:
             python = Path(folder) / "venv" / "bin" / "python"
             record["install"] = install(python)
         work = Path(folder) / "work"
         work.mkdir()
         record["sections"] = [measure(section, commands, python, work) for section, commands in sections(python)]
-    record["machine"] = {
-        "cores": os.cpu_count(),
-        "load_before": round(load, 1),
-        "load_after": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "onnxruntime")},
-    }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    record["load_average_after"] = round(os.getloadavg()[0], 2)
+    write(given.output, record)
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(_TIMES.sub(lambda found: found[1] + table(record) + found[2], page), encoding="utf-8")
+    write_text(PAGE, _TIMES.sub(lambda found: found[1] + table(record) + found[2], page))
     print(table(record))
 
 
 def table(record: dict[str, Any]) -> str:
-    """Gives the page's table of a record."""
-    machine = record["machine"]
+    """Return the page's table of a result."""
+    versions, before, after = record["versions"], record["load_average_before"], record["load_average_after"]
     rows = [(each["section"], each["seconds"], each["processor_seconds"]) for each in record["sections"]]
     rows.append(("all of it", *(sum(row[column] for row in rows) for column in (1, 2))))
     lines = [f"| {name} | {seconds:.0f} s | {processor:.0f} s |" for name, seconds, processor in rows]
     if "install" in record:
         lines.insert(0, f"| Install, {record['install']['megabytes']:,} MB | {record['install']['seconds']:.0f} s | |")
-    versions = f"Python {machine['python']}, torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}"
-    load = f"{machine['load_before']:.1f} at the beginning and {machine['load_after']:.1f} at the end"
-    source = f"`python {Path(__file__).relative_to(ROOT)}` (`{RESULT.relative_to(ROOT)}`)"
     words = (
-        f"By {source}, each command in a process of its own: {machine['cores']} cores,\n"
-        f"{versions}. The machine's load was {load}: where it is above the number of cores,\n"
-        "other jobs took part of the clock.\n"
+        f"By `{record['command']}` (`{RESULT.relative_to(ROOT)}`), each command in a process of its own:\n"
+        f"{record['hardware']['cores']} cores, Python {versions['python']}, torch {versions['torch']}, "
+        f"ONNX Runtime {versions['onnxruntime']}. The load average was {before:.1f} at the beginning\n"
+        f"and {after:.1f} at the end: where it is above the number of cores, other jobs took part of the time.\n"
     )
     return "\n| section | on the clock | of the processor |\n|---|---|---|\n" + "\n".join(lines) + f"\n\n{words}"
 
 
 def sections(python: Path) -> list[tuple[str, list[list[str]]]]:
-    """Gives the page's sections that run something, with their commands; all Python of a section is one process."""
+    """Return the page's sections that run something, with their commands; all Python of a section is one process."""
     found: dict[str, list[list[str]]] = {}
     section = ""
     for block in _BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
@@ -94,7 +84,7 @@ def sections(python: Path) -> list[tuple[str, list[list[str]]]]:
 
 
 def measure(section: str, commands: list[list[str]], python: Path, work: Path) -> dict[str, Any]:
-    """Runs a section's commands in turn, and gives what they took."""
+    """Run a section's commands in turn, and return their times."""
     environment = os.environ | ({"PYTHONPATH": str(ROOT / "src")} if python == Path(sys.executable) else {})
     before, start, printed = used(), time.perf_counter(), ""
     for command in commands:
@@ -108,7 +98,7 @@ def measure(section: str, commands: list[list[str]], python: Path, work: Path) -
 
 
 def install(python: Path) -> dict[str, Any]:
-    """Makes a new environment and installs stillbit into it; gives the seconds, and the megabytes that it takes."""
+    """Install stillbit into a new environment; return the seconds and the megabytes it takes."""
     environment = python.parents[1]
     start = time.perf_counter()
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
@@ -119,7 +109,7 @@ def install(python: Path) -> dict[str, Any]:
 
 
 def used() -> float:
-    """Gives the seconds that all ended child processes have taken of the processor."""
+    """Return the processor seconds of all child processes that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return children.ru_utime + children.ru_stime
 

@@ -1,17 +1,15 @@
-"""Which families of vision transformers prepare, calibrate and train a step, and why the others are refused.
+"""Which families of vision transformers can be prepared, calibrated and trained for a step, and why the others are refused.
 
-    python benchmarks/vit_families.py
+    python -m benchmarks.vit_families [MODEL ...]
 
-Takes a small member of each family of timm and torchvision, with random weights and, where its class allows, fewer blocks; tries
-query-key reparameterization, then the plain form, then attention left in full precision. Writes the table between the markers of
+Take a small member of each family of timm and torchvision, with random weights and, where its class allows, fewer blocks. Try query-key
+reparameterization, then the plain form, then attention in full precision. The table goes between the markers of
 docs/vision-transformers.md.
 """
 
-import argparse
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -19,11 +17,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.result import ROOT, parse, parser, write_text
 from stillbit import QuantConfig, calibrate, prepare
 from stillbit.errors import StillbitError
 from stillbit.quantizers import Quantizer
 
-PAGE = Path(__file__).parents[1] / "docs" / "vision-transformers.md"
+PAGE = ROOT / "docs" / "vision-transformers.md"
 BEGIN, END = "<!-- families: begin (benchmarks/vit_families.py) -->", "<!-- families: end -->"
 FORMS = ("qkr", "plain", "float")
 SHALLOW = {"depth": 2}
@@ -35,9 +34,9 @@ class Family:
     """One row of the table.
 
     Attributes:
-        name: What the family is called.
-        model: Its member, by timm's name or torchvision's.
-        settings: How the member is made smaller.
+        name: The family's name.
+        model: Its member, by timm's or torchvision's name.
+        settings: Arguments that make the member smaller.
         library: "timm" or "torchvision".
     """
 
@@ -47,7 +46,7 @@ class Family:
     library: str = "timm"
 
     def build(self) -> nn.Module:
-        """Makes the member, with random weights."""
+        """Build the member with random weights."""
         torch.manual_seed(0)
         if self.library == "torchvision":
             model: nn.Module = torchvision.models.get_model(self.model, weights=None, num_classes=10)
@@ -56,7 +55,7 @@ class Family:
         return model
 
     def image_size(self, model: nn.Module) -> int:
-        """Gives the side of the images that the member takes."""
+        """Return the side of the member's images, in pixels."""
         size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))[-1]
         return int(self.settings.get("img_size", size))
 
@@ -127,7 +126,7 @@ FAMILIES = (
 
 
 def attempt(family: Family, form: str) -> str | None:
-    """Prepares, calibrates and trains one step; gives None, or the reason of a refusal, without what is allowed instead."""
+    """Prepare, calibrate and train for one step; return None, or the reason for a refusal without what is allowed instead."""
     model = family.build()
     images = torch.randn(2, 3, *(family.image_size(model),) * 2)
     try:
@@ -140,7 +139,7 @@ def attempt(family: Family, form: str) -> str | None:
 
 
 def train_step(model: nn.Module, images: Tensor) -> None:
-    """Takes one step, and checks that every quantizer took part."""
+    """Take one step, and check that every quantizer took part."""
     reached: set[str] = set()
     for name, module in model.named_modules():
         if isinstance(module, Quantizer):
@@ -158,7 +157,7 @@ def train_step(model: nn.Module, images: Tensor) -> None:
 
 
 def row(family: Family, tried: Callable[[Family, str], str | None]) -> str:
-    """Gives one line of the table; stops at the first form that works, and tells why the others did not."""
+    """Return one line of the table: the first form that works, and why those before it did not."""
     reasons: dict[str, list[str]] = {}
     works = "nothing"
     for form in FORMS:
@@ -166,13 +165,13 @@ def row(family: Family, tried: Callable[[Family, str], str | None]) -> str:
         if reason is None:
             works = form
             break
-        reasons.setdefault(reason.replace(f"attention is {form!r}", "attention is asked for"), []).append(form)  # told once
+        reasons.setdefault(reason.replace(f"attention is {form!r}", "attention is asked for"), []).append(form)  # list each reason once
     refused = "<br>".join(f"{', '.join(forms)}: `{reason}`" for reason, forms in reasons.items())
     return f"| {family.name} | {family.library} `{family.model}` | {works} | {refused} |"
 
 
 def table(families: tuple[Family, ...]) -> str:
-    """Gives the table in Markdown."""
+    """Return the table in Markdown."""
     lines = [
         f"torch {torch.__version__.split('+')[0]}, timm {timm.__version__}, torchvision {torchvision.__version__.split('+')[0]}.",
         "",
@@ -186,16 +185,16 @@ def table(families: tuple[Family, ...]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*", help="only these, printed and not written")
-    only = parser.parse_args().models
+    options = parser("vit_families", __doc__, PAGE)
+    options.add_argument("models", nargs="*", metavar="MODEL", help="print the rows of these models, and write nothing")
+    given = parse(options)
     warnings.filterwarnings("ignore")
-    rows = table(tuple(family for family in FAMILIES if not only or family.model in only))
-    if only:
+    rows = table(tuple(family for family in FAMILIES if not given.models or family.model in given.models))
+    if given.models:
         return
-    before, _, rest = PAGE.read_text().partition(BEGIN)
+    before, _, rest = given.output.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}")
+    write_text(given.output, f"{before}{BEGIN}\n{rows}\n{END}{after}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""Measures the table of speed and memory, and writes a dated record.
+"""Measure the table of speed and memory, and write a dated record.
 
     python -m benchmarks.speed [--short] [--only cnn_step,tracker] [--output FILE]
     python -m benchmarks.speed --show FILE
 
-Each row runs in a process of its own, and where compilation is timed no compiler finds a cache; within a row all contenders run side by
-side, in turn.
+Each row runs in a process of its own. Where compilation is timed, the compiler's cache is empty. Within a row all contenders run in turn.
 """
 
 import argparse
@@ -19,8 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.result import ROOT, parse, parser, write
 from benchmarks.speed import record as records
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.table import ROWS, Row
@@ -30,52 +28,46 @@ FAILED = "its process failed, see above"
 
 
 def main() -> int:
-    """Runs the command; gives its exit code."""
+    """Run the command; return its exit code."""
     options = parse_options()
     if options.show is not None:
         print(records.table(json.loads(options.show.read_text(encoding="utf-8"))))
         return 0
-    torch.set_num_threads(options.threads)
     rounds = options.rounds or (SHORT_ROUNDS if options.short else Settings.rounds)
     if options.row:
         settings = dataclasses.replace(Settings(), rounds=rounds, short=options.short)
-        options.output.write_text(json.dumps(measure(by_name(options.row), settings)), encoding="utf-8")
+        write(options.output, measure(by_name(options.row), settings))
         return 0
     arguments = ["--rounds", str(rounds), "--threads", str(options.threads), *(["--short"] if options.short else [])]
-    command = " ".join(["python -m benchmarks.speed", *sys.argv[1:]])
-    record = records.facts(command, short=options.short, rounds=rounds)
+    record = records.facts(options.command, short=options.short, rounds=rounds)
     path = options.output or records.default_path(record)
     with tempfile.TemporaryDirectory() as folder:
         for row in options.only or ROWS:
             measure_into(record, row, arguments, Path(folder))
-            records.write(record, path)  # after each: a run that is cut short keeps what it has
+            write(path, record)  # after each row: a run that is stopped keeps what it has
     print(records.table(record))
     print(f"\nwritten to {path}")
     return 1 if FAILED in record["left_out"].values() else 0
 
 
 def parse_options() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help=f"only what has a target, {SHORT_ROUNDS} rounds")
-    parser.add_argument("--only", type=rows, metavar="ROW,ROW", help=", ".join(row.name for row in ROWS))
-    parser.add_argument("--rounds", type=int, help="timed rounds of each pair")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path, help="the record; default: a dated file in benchmarks/results")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="print the table of a record and measure nothing")
-    parser.add_argument("--row", help=argparse.SUPPRESS)  # how the command calls itself
-    return parser.parse_args()
+    """Read the command line."""
+    options = parser("speed", __doc__, "benchmarks/results/speed_DATE.json, or speed_short_DATE.json", threads=os.cpu_count())
+    options.add_argument("--short", action="store_true", help=f"only what has a target, {SHORT_ROUNDS} rounds")
+    options.add_argument("--only", type=rows, metavar="ROW,ROW", help=", ".join(row.name for row in ROWS))
+    options.add_argument("--rounds", type=int, help=f"timed rounds of each pair (default: {Settings.rounds})")
+    options.add_argument("--show", type=Path, metavar="FILE", help="print the table of a record and measure nothing")
+    options.add_argument("--row", help=argparse.SUPPRESS)  # how the command calls itself
+    return parse(options)
 
 
 def rows(names: str) -> tuple[Row, ...]:
-    """Gives the rows of a list of names."""
+    """Return the rows of a list of names."""
     return tuple(by_name(name) for name in names.split(","))
 
 
 def by_name(name: str) -> Row:
-    """Gives the row of a name."""
+    """Return the row of a name."""
     for row in ROWS:
         if row.name == name:
             return row
@@ -83,15 +75,15 @@ def by_name(name: str) -> Row:
 
 
 def measure(row: Row, settings: Settings) -> dict[str, Any]:
-    """Measures a row in this process."""
-    warnings.filterwarnings("ignore")  # of other libraries, about what this machine lacks
+    """Measure a row in this process."""
+    warnings.filterwarnings("ignore")  # other libraries warn of what this machine lacks
     begin = time.perf_counter()
     findings = row.measure(settings)
     return records.row(row.title, findings, time.perf_counter() - begin)
 
 
 def measure_into(record: dict[str, Any], row: Row, arguments: list[str], folder: Path) -> None:
-    """Adds a row to the record, or why it is left out."""
+    """Add a row to the record, or why it is left out."""
     reason = row.missing()
     if reason is None:
         print(f"{row.name} ...", file=sys.stderr, flush=True)
@@ -104,11 +96,11 @@ def measure_into(record: dict[str, Any], row: Row, arguments: list[str], folder:
 
 
 def in_process(row: Row, arguments: list[str], folder: Path) -> dict[str, Any] | None:
-    """Measures a row in a process of its own, with caches of compilers and results in `folder`; None if it fails."""
+    """Measure a row in a process of its own, with compiler caches and result in `folder`; return None if it fails."""
     output, caches = folder / f"{row.name}.json", folder / (row.name if row.cold else "shared")
     environment = {"TORCHINDUCTOR_CACHE_DIR": f"{caches}/inductor", "TRITON_CACHE_DIR": f"{caches}/triton"}
     command = [sys.executable, "-m", "benchmarks.speed", "--row", row.name, "--output", str(output), *arguments]
-    finished = subprocess.run(command, env={**os.environ, **environment}, cwd=records.ROOT, stdout=sys.stderr, check=False)
+    finished = subprocess.run(command, env={**os.environ, **environment}, cwd=ROOT, stdout=sys.stderr, check=False)
     if finished.returncode or not output.exists():
         return None
     measured: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from benchmarks.speed.networks import Codes, LayerJob
 
 
 class EagerQuantizer(nn.Module):
-    """LSQ per tensor as a chain of eager operations, straight through the rounding by `detach`; autograd does the rest."""
+    """LSQ per tensor as a chain of eager operations; `detach` makes the rounding straight-through, and autograd does the rest."""
 
     def __init__(self, codes: Codes) -> None:
         super().__init__()
@@ -16,27 +16,27 @@ class EagerQuantizer(nn.Module):
         self.scale = nn.Parameter(torch.tensor([codes.scale]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the values of the codes of `x`."""
+        """Return the values of the codes of `x`."""
         return eager_chain(x, self.scale, self.low, self.high)
 
 
 class TorchQuantizer(EagerQuantizer):
-    """The same by torch's own operator."""
+    """LSQ per tensor by torch's own operator."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the values of the codes of `x`."""
+        """Return the values of the codes of `x`."""
         return torch_learnable(x, self.scale, self.low, self.high)
 
 
 def eager_chain(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Gives the values of the codes of `x`, one operation after the other."""
+    """Return the values of the codes of `x`, one operation after the other."""
     position = x / scale
     rounded = position + (position.round() - position).detach()
     return rounded.clamp(low, high) * scale
 
 
 def torch_learnable(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-    """Gives the values of the codes of `x` by one operator of torch."""
+    """Return the values of the codes of `x`, by one operator of torch."""
     zero_point = torch.zeros(1, device=x.device)
     values: Tensor = torch._fake_quantize_learnable_per_tensor_affine(x, scale, zero_point, low, high, 1.0)
     return values
@@ -52,7 +52,7 @@ class QuantizedLayer(nn.Module):
         self.of_input = nn.Identity() if job.input is None else kind(job.input)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the layer's output."""
+        """Return the layer's output."""
         layer, x, weight = self.layer, self.of_input(x), self.of_weight(self.layer.weight)
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight, layer.bias)

@@ -1,4 +1,4 @@
-"""What a row gives: figures with their spread and target, and the times behind them."""
+"""What a row measures: figures with spread and target, and the times behind them."""
 
 import statistics
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ class Figure:
 
     Attributes:
         name: What was measured; unique in its row.
-        median: The figure, a median where there are several rounds.
+        median: The figure; the median if there are several rounds.
         low: Smallest over the rounds.
         high: Largest.
-        unit: RATIO, BYTES (a tracked weight), COUNT or SECONDS.
-        target: What it may be at most, or at least where higher is better; None where no target speaks of it.
-        higher_is_better: Whether it is a share to be reached rather than a cost.
-        ours: Whether it judges stillbit; other libraries and baselines are shown and not compared.
+        unit: RATIO, BYTES (per tracked weight), COUNT or SECONDS.
+        target: The most it may be, or the least if higher is better; None without a target.
+        higher_is_better: Whether it is a share to reach, not a cost.
+        ours: Whether it is stillbit's; other libraries and baselines are shown and not compared.
     """
 
     name: str
@@ -34,12 +34,12 @@ class Figure:
 
     @classmethod
     def of(cls, name: str, values: Sequence[float], **options: Any) -> "Figure":
-        """Makes a figure of one value a round."""
+        """Make a figure from one value per round."""
         median, low, high = (round(value, 4) for value in (statistics.median(values), min(values), max(values)))
         return cls(name, median, low, high, **options)
 
     def reached(self) -> bool | None:
-        """Says whether the target is reached; None where there is none."""
+        """Return whether the target is reached; None without a target."""
         if self.target is None:
             return None
         return self.median >= self.target if self.higher_is_better else self.median <= self.target
@@ -47,13 +47,13 @@ class Figure:
 
 @dataclass
 class Findings:
-    """All that a row has measured.
+    """Everything that a row measured.
 
     Attributes:
         figures: The numbers.
-        sizes: What they hold for; figures of other sizes are not compared.
+        sizes: Sizes of what was measured; figures of other sizes are not compared.
         milliseconds: Times of each contender, by name.
-        notes: One line each: what was left out and why, what a figure means.
+        notes: What was left out and why, and what a figure means; one line each.
     """
 
     figures: list[Figure] = field(default_factory=list)

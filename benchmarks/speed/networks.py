@@ -1,4 +1,4 @@
-"""The networks that are trained: float, ours, and the job of ours as numbers that any other implementation can be given."""
+"""The networks to train: float, ours, and a description of ours that any other implementation can follow."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -35,28 +35,28 @@ class Codes:
 
 @dataclass(frozen=True)
 class LayerJob:
-    """What is quantized in a layer; the input of the first stays as it is."""
+    """What is quantized in a layer; the first layer's input is not."""
 
     weight: Codes
     input: Codes | None
 
 
 def float_model(name: str, settings: Settings) -> nn.Module:
-    """Makes the float network, with random weights, the same each time."""
+    """Return the float network with random weights, the same each time."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, **settings.network_settings.get(name, {}))
     return model.train().to(settings.device)
 
 
 def cnn(settings: Settings, *, recompute: str = "balanced") -> nn.Module:
-    """Makes our convolutional network: W4A4, LSQ, the first and last layer of 8 bits."""
+    """Return our convolutional network: W4A4, LSQ, 8 bits in the first and last layer."""
     minmax = sb.RangeConfig("current_minmax")  # a search would take longer than the measurement
     config = sb.QuantConfig.parse("W4A4", weight_range=minmax, activation_range=minmax, recompute=recompute)
     return _prepared(settings.cnn, config, settings, settings.cnn_batch)
 
 
 def vit(settings: Settings, *, recompute: str = "balanced") -> nn.Module:
-    """Makes our vision transformer: W2A2, StatsQ, query-key reparameterization."""
+    """Return our vision transformer: W2A2, StatsQ, query-key reparameterization."""
     config = dataclasses.replace(sb.QuantConfig.for_vit("W2A2"), recompute=recompute)
     return _prepared(settings.vit, config, settings, settings.vit_batch)
 
@@ -69,7 +69,7 @@ def _prepared(name: str, config: sb.QuantConfig, settings: Settings, batch: int)
 
 
 def job_of(model: nn.Module) -> dict[str, LayerJob]:
-    """Reads off a prepared model which layers are quantized, how, and with which scales."""
+    """Return how each layer of a prepared model is quantized, and with which scales."""
     found = {}
     for name, layer in model.named_modules():
         weight, taken = getattr(layer, "weight_quantizer", None), getattr(layer, "input_quantizer", None)
@@ -85,7 +85,7 @@ def _codes(quantizer: sb.Quantizer) -> Codes:
 
 
 def with_layers(settings: Settings, job: dict[str, LayerJob], build: Callable[[nn.Module, LayerJob], nn.Module]) -> nn.Module:
-    """Makes the float network and replaces each layer of the job by what `build` makes of it."""
+    """Return the float network with each layer of the job replaced by what `build` makes of it."""
     model = float_model(settings.cnn, settings)
     for name, each in job.items():
         model.set_submodule(name, build(model.get_submodule(name), each))
@@ -93,7 +93,7 @@ def with_layers(settings: Settings, job: dict[str, LayerJob], build: Callable[[n
 
 
 def whole_compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Gives the model compiled whole, on its first call."""
+    """Return the model compiled whole; its first call compiles."""
     compiled: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True)
     return compiled
 
@@ -105,7 +105,7 @@ class Training:
     Attributes:
         model: The network; its parameters are what is trained.
         images: Its input, shape (batch, 3, side, side).
-        forward: What is called, if not `model` itself: its compiled form.
+        forward: The compiled form of `model`; None: `model` itself.
         bfloat16: Run the forward pass under autocast.
     """
 
@@ -115,26 +115,26 @@ class Training:
     bfloat16: bool = False
 
     def __post_init__(self) -> None:
-        """Makes labels and an optimizer."""
+        """Make labels and an optimizer."""
         self.labels = torch.arange(len(self.images), device=self.images.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
 
     def loss(self) -> Tensor:
-        """Gives the loss of the batch."""
+        """Return the loss of the batch."""
         with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits = (self.model if self.forward is None else self.forward)(self.images)
         return F.cross_entropy(logits.float(), self.labels)
 
     def step(self) -> None:
-        """Takes one optimizer step."""
+        """Take one optimizer step."""
         self.optimizer.zero_grad()
         self.loss().backward()
         self.optimizer.step()
 
     def saved_bytes(self) -> int:
-        """Counts the storages that the forward pass keeps for the backward pass, each once; parameters apart.
+        """Return the bytes that the forward pass keeps for the backward pass: each storage once, without parameters.
 
-        Counted is what passes torch's hooks for saved tensors. A library that keeps tensors elsewhere is counted too low.
+        Torch's hooks for saved tensors see them. The figure of a library that keeps tensors elsewhere is too low.
         """
         own = {parameter.untyped_storage().data_ptr() for parameter in self.model.parameters()}
         seen: dict[int, int] = {}
@@ -152,5 +152,5 @@ class Training:
 
 
 def attentions(model: nn.Module) -> Iterator[Any]:
-    """Gives the modules that can take a fused attention."""
+    """Return the modules with a fused attention."""
     return (module for module in model.modules() if hasattr(module, "fused_attn"))

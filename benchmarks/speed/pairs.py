@@ -1,4 +1,4 @@
-"""Timing in pairs: each contender next to its reference, round by round, so that a machine that slows down slows both."""
+"""Timing in pairs: each contender with its reference, round by round, so that a machine that slows down slows both."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,18 +12,18 @@ WARM_UP_ROUNDS = 2
 
 @dataclass
 class Pairs:
-    """Times of a contender and, next to each, of its reference, in milliseconds."""
+    """Times of a contender and of its reference, in milliseconds."""
 
     own: list[float] = field(default_factory=list)
     reference: list[float] = field(default_factory=list)
 
     def ratios(self) -> list[float]:
-        """Gives one ratio a round."""
+        """Return one ratio per round."""
         return [mine / base for mine, base in zip(self.own, self.reference, strict=True)]
 
 
 def race(contenders: Mapping[str, tuple[Run, Run]], *, rounds: int, device: str = "cpu") -> dict[str, Pairs]:
-    """Times all contenders in turn, round by round."""
+    """Time all contenders in turn, round by round."""
     times = {name: Pairs() for name in contenders}
     for round_number in range(-WARM_UP_ROUNDS, rounds):
         for name, (run, reference) in contenders.items():
@@ -40,7 +40,7 @@ def race(contenders: Mapping[str, tuple[Run, Run]], *, rounds: int, device: str 
 
 
 def milliseconds(run: Run, device: str = "cpu") -> float:
-    """Times one call, to the end of its work on the device."""
+    """Time one call, until its work on the device is done."""
     _wait(device)
     begin = time.perf_counter()
     run()

@@ -1,8 +1,8 @@
-"""Other libraries on the same W4A4 job: their public interface, as their documentation shows it, after calibration on the same batch.
+"""Other libraries on the same W4A4 job, by their documented public interface, calibrated on the same batch.
 
     pip install -e '.[bench]'
 
-Left out, with what each said when tried (torch 2.15, November 2026):
+Left out, with what each of them said (torch 2.15, November 2026):
 - torchao 0.18: "Module of type Conv2d does not have QAT support". Its graph mode would need a quantizer written for this job, and has no
   learned scales.
 - NNCF 3.4: 4 bits are "incompatible with HW capabilities", for each of its target devices.
@@ -32,9 +32,9 @@ class Peer:
 
     Attributes:
         name: Its name on the package registry.
-        module: What is imported.
-        differs: What of the job it does otherwise; empty if nothing.
-        build: Makes the network in training mode.
+        module: The module to import.
+        differs: Where it deviates from the job; empty if nowhere.
+        build: Returns the network in training mode.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Peer:
     build: Build
 
     def installed(self) -> bool:
-        """Says whether it can be imported."""
+        """Return whether it can be imported."""
         return importlib.util.find_spec(self.module) is not None
 
 
 def brevitas(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) -> nn.Module:
-    """Learned scales, begun from the layer's statistics; one batch of statistics for inputs, where the default is 300."""
+    """Learned scales that start from the layer's statistics; one batch of statistics for inputs (the default is 300)."""
     from brevitas import nn as layers
     from brevitas import quant
     from brevitas.inject.enum import ScalingImplType
@@ -85,7 +85,7 @@ def brevitas(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) ->
 
     model = with_layers(settings, dict(job), build)
     for _ in range(3):
-        model(images)  # past the batch of statistics: what is timed learns its scales
+        model(images)  # past the batch of statistics, so that the timed steps learn the scales
     return model
 
 
@@ -125,7 +125,7 @@ def aimet(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) -> nn
 
 
 def mqbench(settings: Settings, job: Mapping[str, LayerJob], images: Tensor) -> nn.Module:
-    """LSQ by its "academic" backend, which gives the first and last layer 8 bits by itself."""
+    """LSQ by its "academic" backend, which itself uses 8 bits in the first and last layer."""
     from mqbench.prepare_by_platform import BackendType, prepare_by_platform
     from mqbench.utils.state import enable_calibration, enable_quantization
 

@@ -1,4 +1,4 @@
-"""What a run measures: sizes and rounds. The defaults are the table's; tests take tiny ones."""
+"""What a run measures: sizes and rounds. The defaults are the table's; tests use tiny ones."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,8 +12,8 @@ class Settings:
     """Sizes of one run.
 
     Attributes:
-        rounds: Timed rounds of each pair; before them two more that nobody counts.
-        short: Leave out what no target speaks of: other libraries, variants.
+        rounds: Timed rounds of each pair, after two that do not count.
+        short: Leave out what has no target: other libraries, variants.
         device: "cpu" or "cuda".
         elements: Size of the tensor in the fake-quantize row.
         cnn: The convolutional network, by timm's name.
@@ -38,10 +38,10 @@ class Settings:
     network_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def on_gpu(self) -> Self:
-        """Gives the sizes that the targets for a GPU name."""
+        """Return the sizes of the GPU's targets."""
         return dataclasses.replace(self, device="cuda", elements=100_000_000, cnn_batch=256, vit="deit_small_patch16_224", vit_batch=128)
 
     def images(self, batch: int) -> torch.Tensor:
-        """Makes random images, the same each time."""
+        """Return random images, the same each time."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, 3, self.image_size, self.image_size, generator=generator).to(self.device)

@@ -1,4 +1,4 @@
-"""The rows of the table, in order, and which of them can run here."""
+"""The rows of the table, in order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Row:
     """One measurement.
 
     Attributes:
-        name: What `--only` and the record call it.
-        title: What it is.
-        measure: Gives its findings.
-        missing: Says what it needs and this machine lacks; None if nothing.
-        cold: Whether it times compilation, and so must find no compiler cache; the other rows share one.
+        name: Its name for `--only` and in the record.
+        title: What it measures.
+        measure: Returns its findings.
+        missing: Returns what it needs and this machine lacks; None if nothing.
+        cold: Whether it times compilation and needs an empty compiler cache; the other rows share one.
     """
 
     name: str

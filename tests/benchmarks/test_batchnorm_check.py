@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
-import small_resnet
 import torch
-from batchnorm_check import FILE, Check, check, depthwise_norms
 from torch import nn
 
+from benchmarks import small_resnet
+from benchmarks.batchnorm_check import FILE, Check, check, depthwise_norms
 from stillbit import run
 from stillbit.recipes.load import load
 from stillbit.recipes.small_mobilenet import small_mobilenet

@@ -3,10 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evidence import RESULTS, ROOT, OneRun, batchnorm_table, insert, load, methods_table, select, shares_table, spread, tables
-from evidence_pictures import draw_divergences, draw_shares
 from PIL import Image
-from run_figures import Name
+
+from benchmarks.evidence import PAGE, OneRun, batchnorm_table, insert, load, methods_table, select, shares_table, spread, tables
+from benchmarks.evidence_pictures import draw_divergences, draw_shares
+from benchmarks.result import RESULTS
+from benchmarks.run_figures import Name
 
 LAYERS = {"names": ["bn1", "bn2"], "depthwise": ["bn2"]}
 
@@ -84,7 +86,7 @@ def test_all_tables_come_out_of_two_files(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({**facts, "runs": those}))
     made = tables(tmp_path)
     assert made["start"] == "The float network has 70.0% and a loss of 1.000 on the 339 validation pictures."
-    assert made["digits"].startswith("`python x`, commit 0123456789abc, torch 2, timm 1, x, 1 thread(s) a run")
+    assert made["digits"].startswith("`python x`, commit 0123456789abc, torch 2, timm 1, x, 1 thread(s) per run")
     assert load(tmp_path / "digits_evidence.json")[1][0].name.network == "resnet"
 
 
@@ -100,5 +102,5 @@ def test_pictures_are_drawn_and_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_the_page_has_the_tables_of_the_results() -> None:
-    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
-    assert insert(page, tables(RESULTS)) == page, "run: python benchmarks/evidence.py"
+    page = PAGE.read_text(encoding="utf-8")
+    assert insert(page, tables(RESULTS)) == page, "run: python -m benchmarks.evidence"

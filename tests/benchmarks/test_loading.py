@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loading import NO_LOADER, Trained, measure, write_files
 from PIL import Image
 
+from benchmarks.loading import NO_LOADER, Trained, measure, write_files
 from stillbit.numerics.fast import settings
 
 PICTURES = [np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8) for size in ((400, 700, 3), (300, 300, 3))]
@@ -22,7 +22,7 @@ def test_files_are_jpeg_photographs_of_one_size_in_both_splits(tmp_path: Path) -
 
 def test_steps_count_images_and_the_share_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(float(second) for second in range(100))
-    monkeypatch.setattr("loading.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("benchmarks.loading.time.perf_counter", lambda: next(clock))
     trained = Trained.__new__(Trained)
     monkeypatch.setattr(Trained, "learn", lambda *_: None)
     batches = iter([("images", [0] * 4), ("images", [0] * 6)])

@@ -1,7 +1,6 @@
 from pathlib import Path
 
-from report_page import OBSERVATIONS, write_record
-
+from benchmarks.report_page import OBSERVATIONS, write_record
 from stillbit.report import write_report
 from stillbit.report.reading import read_run
 

@@ -1,10 +1,13 @@
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from batchnorm_check import FILE, Check
-from run_figures import Name, is_complete, read_run, write_runs
+
+from benchmarks.batchnorm_check import FILE, Check
+from benchmarks.run_figures import Name, read_run, write_runs
+from benchmarks.workspace import is_complete
 
 START = {
     "recipe": {"data": {"image_size": 96}},
@@ -78,8 +81,8 @@ def test_without_a_check_figures_are_the_last_epochs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("complete", [True, False], ids=["ended", "stopped"])
 def test_a_run_is_complete_when_its_record_says_so(tmp_path: Path, complete: bool) -> None:
-    assert is_complete(write_record(tmp_path / "run", complete=complete) / "record.jsonl") is complete
-    assert not is_complete(tmp_path / "nothing" / "record.jsonl")
+    assert is_complete(write_record(tmp_path / "run", complete=complete)) is complete
+    assert not is_complete(tmp_path / "nothing")
 
 
 def test_the_file_holds_finished_runs_their_layers_and_how_they_came_to_be(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_the_file_holds_finished_runs_their_layers_and_how_they_came_to_be(tmp_p
     write_record(workspace / "float", check=False)
     write_record(workspace / "w4a4_lsq_seed1")
     write_record(workspace / "w4a4_damp10_seed3", complete=False)
-    write_runs(path, workspace, "python script.py", "0123abc", image_size=96)
+    write_runs(Namespace(output=path, workspace=workspace, command="python script.py", trained_at="0123abc"), image_size=96)
     content = json.loads(path.read_text())
     assert list(content["runs"]) == ["float", "w4a4_lsq_seed1"]
     assert content["layers"] == {"": {"names": ["bn1", "bn2"], "depthwise": ["bn2"]}}
@@ -99,4 +102,4 @@ def test_the_file_holds_finished_runs_their_layers_and_how_they_came_to_be(tmp_p
 def test_a_workspace_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     write_record(tmp_path / "float", complete=False)
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        write_runs(tmp_path / "runs.json", tmp_path, "python script.py")
+        write_runs(Namespace(output=tmp_path / "runs.json", workspace=tmp_path, command="python script.py", trained_at=None))

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.result import write
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import networks, record
 from benchmarks.speed.baseline import EagerQuantizer, QuantizedLayer, TorchQuantizer
@@ -58,7 +59,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_row_gives_figures_that_the_record_and_its_table_hold(row: Row, tmp_path: Path) -> None:
     facts = record.facts("a command", short=True, rounds=1)
     facts["rows"][row.name] = command.measure(row, TINY)
-    record.write(facts, tmp_path / "record.json")
+    write(tmp_path / "record.json", facts)
     read = json.loads((tmp_path / "record.json").read_text())
     assert read == facts
     figures = [Figure(**figure) for figure in read["rows"][row.name]["figures"]]

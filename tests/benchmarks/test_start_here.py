@@ -21,8 +21,15 @@ def test_the_table_has_a_line_a_section_and_their_sum() -> None:
         {"section": "Train", "seconds": 20.4, "processor_seconds": 10.2},
         {"section": "Deploy", "seconds": 3.0, "processor_seconds": 2.0},
     ]
-    machine = {"cores": 2, "python": "3.11", "torch": "2.15", "onnxruntime": "1.31", "load_before": 0.1, "load_after": 1.0}
-    lines = table({"sections": measured, "machine": machine, "install": {"seconds": 100.0, "megabytes": 5000}}).splitlines()
+    versions = {"python": "3.11", "torch": "2.15", "onnxruntime": "1.31"}
+    machine = {
+        "command": "a command",
+        "hardware": {"cores": 2},
+        "versions": versions,
+        "load_average_before": 0.1,
+        "load_average_after": 1.0,
+    }
+    lines = table({**machine, "sections": measured, "install": {"seconds": 100.0, "megabytes": 5000}}).splitlines()
     assert lines[3:7] == [
         "| Install, 5,000 MB | 100 s | |",
         "| Train | 20 s | 10 s |",

@@ -131,7 +131,9 @@ def _check_script(words: tuple[str, ...]) -> None:
         path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     if not path.exists():
         raise ValueError(f"no script {path.relative_to(ROOT)}")
-    source = "".join(each.read_text(encoding="utf-8") for each in ([path] if path.stem != "__main__" else path.parent.glob("*.py")))
+    shared = (ROOT / "benchmarks" / name for name in ("result.py", "workspace.py"))
+    sources = path.parent.glob("*.py") if path.stem == "__main__" else [path, *shared]
+    source = "".join(each.read_text(encoding="utf-8") for each in sources)
     for word in words:
         if word.startswith("--") and f'"{word.partition("=")[0]}"' not in source:
             raise ValueError(f"{path.relative_to(ROOT)} has no option {word}")

@@ -11,7 +11,6 @@ NOT_RUN: dict[tuple[str, str], int] = {
     ("docs/integrations.md", "installs software"): 1,
     ("docs/real-data.md", "installs software"): 1,
     ("docs/real-data.md", "takes hours"): 1,
-    ("docs/real-data.md", "takes minutes"): 1,
     ("docs/recipes.md", "installs software"): 1,
     ("docs/recipes.md", "needs ImageNet"): 1,
     ("docs/start.md", "installs software"): 1,

@@ -1,8 +1,8 @@
 """The page in a real browser; left out where none is installed."""
 
 import pytest
-from browser import Browser, find_browser
 
+from benchmarks.browser import Browser, find_browser
 from stillbit.report.page import build_page
 from tests.report.histories import LAYERS, float_history, history, old_history, recipe
 

@@ -10,7 +10,7 @@ from benchmarks.speed.settings import Settings
 
 
 def measure(settings: Settings) -> Findings:
-    """Measures both on the same quantized network and the same images."""
+    """Measure both on the same quantized network and the same images."""
     model = networks.cnn(settings).eval()
     batches = [(settings.images(settings.cnn_batch),)] * settings.batches
 

@@ -1,7 +1,7 @@
 """Fake quantization, forward and backward, against copying the same bytes.
 
-Per element of 4 bytes the forward pass reads 4 and writes 4, the backward pass reads 8 (gradient, latent) and writes 4: 20 in all, what
-copies of 1 and 1.5 tensors move. Memory for results is asked for each time, by the copies too.
+Per element of 4 bytes, the forward pass reads 4 bytes and writes 4; the backward pass reads 8 (gradient, latent) and writes 4. Copies of 1
+and of 1.5 tensors move the same 20 bytes. Both allocate their results each time.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Pass = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure(settings: Settings, *, as_bandwidth: bool = False) -> Findings:
-    """Measures ours, the eager chain, and torch's own operator."""
+    """Measure ours, the eager chain, and torch's own operator."""
     dtype = torch.bfloat16 if as_bandwidth else torch.float32
     x, upstream = (torch.randn(settings.elements, device=settings.device, dtype=dtype) for _ in range(2))
     runs: dict[str, Pass] = {
@@ -53,7 +53,7 @@ def measure(settings: Settings, *, as_bandwidth: bool = False) -> Findings:
 
 
 def both_passes(function: Pass, x: Tensor, upstream: Tensor) -> Run:
-    """Gives a run of the forward and the backward pass."""
+    """Return a function that runs the forward and the backward pass."""
     latent = x.clone().requires_grad_()
     scale = torch.tensor([SCALE], device=x.device, requires_grad=True)
 

@@ -1,4 +1,4 @@
-"""The rows of a GPU: bfloat16, whole-model compile."""
+"""The rows of a GPU: bfloat16, whole model compiled."""
 
 from benchmarks.speed import networks
 from benchmarks.speed.findings import Findings
@@ -7,15 +7,15 @@ from benchmarks.speed.settings import Settings
 
 
 def measure_fake_quantize(settings: Settings) -> Findings:
-    """Measures fake quantization of bfloat16 as a share of the copy's bandwidth."""
+    """Measure fake quantization of bfloat16 as a share of the copy's bandwidth."""
     return fake_quantize.measure(settings.on_gpu(), as_bandwidth=True)
 
 
 def measure_cnn(settings: Settings) -> Findings:
-    """Measures the compiled step of the CNN under autocast."""
+    """Measure the compiled step of the CNN under autocast."""
     return step.measure_compiled(settings.on_gpu(), target=1.25, bfloat16=True)
 
 
 def measure_vit(settings: Settings) -> Findings:
-    """Measures the compiled step of the transformer under autocast."""
+    """Measure the compiled step of the transformer under autocast."""
     return step.measure_compiled(settings.on_gpu(), networks.vit, target=1.25, bfloat16=True, transformer=True)

@@ -18,7 +18,7 @@ OURS = "stillbit"
 
 
 def measure_cnn(settings: Settings) -> Findings:
-    """Measures the eager W4A4 step of ours with its variants, of both baselines, and of what other libraries are installed."""
+    """Measure our eager W4A4 step and its variants, both baselines, and the other libraries that are installed."""
     images = settings.images(settings.cnn_batch)
     found = Findings(sizes=_sizes(settings, settings.cnn, images))
     ours = Training(networks.cnn(settings), images)
@@ -36,7 +36,7 @@ def measure_cnn(settings: Settings) -> Findings:
 
 
 def installed_peers(settings: Settings, job: dict[str, LayerJob], images: Tensor, notes: list[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Makes the networks of the libraries that are installed, under name and version; notes which are not, and what others do otherwise."""
+    """Return the networks of the installed libraries by name and version; note which are missing, and how others deviate."""
     for peer in PEERS:
         if not peer.installed():
             notes.append(f"{peer.name}: not installed, left out")
@@ -47,7 +47,7 @@ def installed_peers(settings: Settings, job: dict[str, LayerJob], images: Tensor
 
 
 def measure_vit(settings: Settings) -> Findings:
-    """Measures the eager W2A2 step of ours, StatsQ and query-key reparameterization, against float with and without fused attention."""
+    """Measure our eager W2A2 step, StatsQ and query-key reparameterization, against float with and without fused attention."""
     images = settings.images(settings.vit_batch)
     found = Findings(sizes=_sizes(settings, settings.vit, images))
     unfused = networks.float_model(settings.vit, settings)
@@ -69,7 +69,7 @@ def measure_compiled(
     bfloat16: bool = False,
     transformer: bool = False,
 ) -> Findings:
-    """Measures the step with the whole model compiled, both compiled; states what the first forward and backward pass cost."""
+    """Measure the step with both models compiled whole, and the time of the first forward and backward pass."""
     name, batch = (settings.vit, settings.vit_batch) if transformer else (settings.cnn, settings.cnn_batch)
     images = settings.images(batch)
     found = Findings(sizes={**_sizes(settings, name, images), "bfloat16": bfloat16})
@@ -95,7 +95,7 @@ def _compare(
     bytes_target: float | None,
     with_methods: bool = False,
 ) -> None:
-    """Adds the figures of all contenders against the float model, and of the methods against ours without a method."""
+    """Add the figures of all contenders against the float model, and of the methods against ours without a method."""
     kept = {name: training.saved_bytes() for name, training in made.items()}
     found.notes.append(f"bytes saved by the float model: {kept['float'] / 1e6:.1f} MB")
     pairs = {name: (training.step, made["float"].step) for name, training in made.items() if name != "float"}

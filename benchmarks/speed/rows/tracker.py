@@ -1,4 +1,4 @@
-"""Bytes that freezing keeps for each tracked weight, pins included: in memory, and in a checkpoint."""
+"""Bytes that freezing keeps per tracked weight, with pins: in memory, and in a checkpoint."""
 
 import gc
 import types
@@ -17,7 +17,7 @@ _NO_STATE = (nn.Module, torch.optim.Optimizer, type, types.ModuleType, types.Fun
 
 
 def measure(settings: Settings) -> Findings:
-    """Takes some steps with freezing, then counts."""
+    """Take some steps with freezing, then count."""
     training = Training(networks.cnn(settings), settings.images(settings.cnn_batch))
     method = sb.Freezing(training.model, threshold=0.1)
     method.attach(training.optimizer)
@@ -39,13 +39,13 @@ def measure(settings: Settings) -> Findings:
 
 
 def num_bytes(tensors: list[Tensor]) -> int:
-    """Gives the size of what the tensors are stored in, each storage once."""
+    """Return the bytes of the tensors' storages, each storage once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def tensors_behind(start: object) -> Iterator[Tensor]:
-    """Finds all tensors that an object holds, however deep; neither networks nor optimizers nor code are entered."""
+    """Return all tensors that an object holds, however deep, except inside networks, optimizers and code."""
     seen: set[int] = set()
     waiting = [start]
     while waiting:

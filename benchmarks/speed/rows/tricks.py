@@ -1,4 +1,4 @@
-"""What each trick of the fast path earns alone: a training step, and the bytes it saves for backward, without it and with it."""
+"""What each trick of the fast path saves alone: time of a training step and bytes kept for backward, without it and with it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from benchmarks.speed.pairs import race
 from benchmarks.speed.settings import Settings
 from stillbit.numerics.fast import NEVER, tuned
 
-# Settings under which a trick is off; every number computed stays the same.
+# Settings that switch a trick off; every number computed stays the same.
 TRICKS: dict[str, dict[str, Any]] = {
     "compiled kernels": {"compile": False},
     "values computed again": {"recompute_from": NEVER},
@@ -20,7 +20,7 @@ TRICKS: dict[str, dict[str, Any]] = {
 
 
 def measure(settings: Settings) -> Findings:
-    """Race steps of both networks, with freezing, under each setting; a trick earns what the ratio is above 1."""
+    """Race steps of both networks, with freezing, under each setting; a trick saves what the ratio is above 1."""
     found = Findings(
         sizes={"models": [settings.cnn, settings.vit], "batches": [settings.cnn_batch, settings.vit_batch], "device": settings.device}
     )
