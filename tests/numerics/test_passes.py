@@ -1,6 +1,6 @@
 """One pass over many weights is the pass over each."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -9,26 +9,23 @@ from torch import Tensor
 from stillbit.numerics import Grid, kernels
 from stillbit.numerics.fast import part, passes, run_pass, settings
 from stillbit.numerics.grid import code, value
+from stillbit.numerics.kernels import CanonicalGrid
 
 ALONE = [pytest.param(1, id="each-alone"), pytest.param(1 << 40, id="end-to-end")]
 CONVOLUTION, LINEAR = (6, 4, 3, 3), (6, 5)
 
 
-def snap(
-    count: Tensor,
-    latent: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    factor: Tensor,
-    shift: float,
-    low: float,
-    high: float,
-    more: float,
-) -> tuple[()]:
+class Snapped(NamedTuple):
+    count: Tensor
+    latent: Tensor
+
+
+def snap(weight: Snapped, grid: CanonicalGrid, factor: Tensor, more: float) -> tuple[()]:
     """Add a multiple of the codes to a count, and move the latents to their values."""
-    (codes,) = kernels.code(latent, scale, zero_point, None, shift, low, high)
+    count, latent = weight
+    (codes,) = kernels.code(latent, grid, None)
     count.add_(codes * factor + more)
-    latent.copy_(kernels.value(codes, scale, zero_point, shift))
+    latent.copy_(kernels.value(codes, grid))
     return ()
 
 
@@ -71,7 +68,7 @@ def test_all_weights_in_one_pass(alone_from: int, monkeypatch: pytest.MonkeyPatc
     factors = [torch.full((1,), 0.5, dtype=torch.promote_types(latent.dtype, torch.float32)) for latent, _ in weights]
     run_pass(
         snap,
-        (part((count, latent), 2, grid, factor) for count, (latent, grid), factor in zip(counts, weights, factors, strict=True)),
+        (part(Snapped(count, latent), 2, grid, factor) for count, (latent, grid), factor in zip(counts, weights, factors, strict=True)),
         0.25,
     )
     for name, count, (latent, _), (wanted_count, wanted_latent) in zip(WEIGHTS, counts, weights, wanted, strict=True):
@@ -81,13 +78,13 @@ def test_all_weights_in_one_pass(alone_from: int, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("alone_from", ALONE)
 def test_what_is_only_read_is_not_written(alone_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def count_only(count: Tensor, latent: Tensor, *rest: Any) -> tuple[()]:
-        return snap(count, latent.clone(), *rest)
+    def count_only(weight: Snapped, *rest: Any) -> tuple[()]:
+        return snap(Snapped(weight.count, weight.latent.clone()), *rest)
 
     monkeypatch.setattr(settings, "alone_from", alone_from)
     latent, count = torch.randn(LINEAR), torch.zeros(LINEAR)
     before, version = latent.clone(), latent._version
-    run_pass(count_only, [part((count, latent), 1, symmetric(1), torch.ones(1))], 0.0)
+    run_pass(count_only, [part(Snapped(count, latent), 1, symmetric(1), torch.ones(1))], 0.0)
     assert count.count_nonzero() > 0
     assert torch.equal(latent, before)
     assert latent._version == version
@@ -95,13 +92,13 @@ def test_what_is_only_read_is_not_written(alone_from: int, monkeypatch: pytest.M
 
 def test_small_weights_of_a_kind_go_together_and_large_ones_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[int]] = []
-    monkeypatch.setattr(passes, "run", lambda _, *arguments, **__: calls.append([arguments[0].numel(), arguments[2].numel()]))
+    monkeypatch.setattr(passes, "run", lambda _, weight, grid, *__: calls.append([weight.count.numel(), grid.scale.numel()]))
     monkeypatch.setattr(settings, "alone_from", 100)
     sizes, grid = (10, 20, 100, 30, 200), symmetric(1)
-    weights = [part((torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
-    weights.append(part((torch.zeros(7), torch.zeros(7)), 1, symmetric(1, bits=4), torch.ones(1)))
-    weights.append(part((torch.zeros(8), torch.zeros(8).bfloat16()), 1, grid, torch.ones(1)))
-    weights.append(part((torch.zeros(9, device="meta"), torch.zeros(9, device="meta")), 1, grid, torch.ones(1)))
+    weights = [part(Snapped(torch.zeros(size // 5, 5), torch.zeros(size // 5, 5)), 1, grid, torch.ones(1)) for size in sizes]
+    weights.append(part(Snapped(torch.zeros(7), torch.zeros(7)), 1, symmetric(1, bits=4), torch.ones(1)))
+    weights.append(part(Snapped(torch.zeros(8), torch.zeros(8).bfloat16()), 1, grid, torch.ones(1)))
+    weights.append(part(Snapped(torch.zeros(9, device="meta"), torch.zeros(9, device="meta")), 1, grid, torch.ones(1)))
     run_pass(snap, weights, 0.0)
     assert calls == [[100, 1], [200, 1], [60, 60], [7, 7], [8, 8], [9, 9]]  # elements, scales
 
@@ -112,10 +109,10 @@ def test_no_weight_is_no_call() -> None:
 
 def test_axes_of_size_1_do_not_part_a_large_weight_from_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(passes, "run", lambda _, *arguments, **__: calls.append(arguments[0].data_ptr()))
+    monkeypatch.setattr(passes, "run", lambda _, *arguments, **__: calls.append(arguments[0].count.data_ptr()))
     monkeypatch.setattr(settings, "alone_from", 1)
     latent = torch.empty_strided((6, 4, 1, 1), (4, 1, 4, 4))  # channels-last
     count = torch.zeros(6, 4, 1, 1)
     assert latent.stride() != count.stride()
-    run_pass(snap, [part((count, latent), 2, symmetric(1), torch.ones(1))], 0.0)
+    run_pass(snap, [part(Snapped(count, latent), 2, symmetric(1), torch.ones(1))], 0.0)
     assert calls == [count.data_ptr()]

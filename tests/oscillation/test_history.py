@@ -5,7 +5,7 @@ from torch import Tensor
 from stillbit.numerics import Grid
 from stillbit.numerics.fast import part, run_pass, settings
 from stillbit.numerics.limits import FREE
-from stillbit.oscillation.history import History, Momentum, Pinning, advance
+from stillbit.oscillation.history import Advanced, History, Momentum, Pinning, advance
 
 SIGNED_3_BITS = (-4, 3)
 
@@ -14,7 +14,7 @@ def update(history: History, codes: Tensor, momentum: float, limits: tuple[int, 
     """Take up codes: as latents on a grid of scale 1."""
     state = (history.previous, history.direction, history.frequency, history.total, history.average_code)
     grid = Grid(torch.ones(1), 0, 0.0, *limits)
-    run_pass(advance, [part((*state, None, codes), len(state), grid)], *Momentum.of(momentum), None, None)
+    run_pass(advance, [part(Advanced(*state, None, codes), len(state), grid)], Momentum.of(momentum), None, None)
 
 
 def histories(*codes: float, momentum: float = 0.5) -> History:
@@ -87,9 +87,9 @@ class Weight:
         self.latent.copy_(0.999 * scale * codes)
         one = self.history
         state = (one.previous, one.direction, one.frequency, one.total, one.average_code, self.pins, self.latent)
-        weight = part(state, len(state), Grid(scale, 0, 0.0, *SIGNED_3_BITS))
+        weight = part(Advanced(*state), len(state), Grid(scale, 0, 0.0, *SIGNED_3_BITS))
         threshold = torch.tensor(0.4, dtype=torch.float64)
-        run_pass(advance, [weight], *Momentum.of(0.3), threshold, Pinning(hold=True, repin=False))
+        run_pass(advance, [weight], Momentum.of(0.3), threshold, Pinning(hold=True, repin=False))
 
     def state(self) -> dict[str, Tensor]:
         return {**self.history.state_dict(), "pins": self.pins, "latent": self.latent}

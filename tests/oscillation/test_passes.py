@@ -76,7 +76,9 @@ def test_small_weights_of_a_grid_take_one_call(make: Callable[[nn.Module], Metho
     drive(method, 1)
     calls: list[int] = []
     run = passes.run  # type: ignore[attr-defined]
-    monkeypatch.setattr(passes, "run", lambda kernel, first, *rest, **how: calls.append(first.numel()) or run(kernel, first, *rest, **how))
+    monkeypatch.setattr(
+        passes, "run", lambda kernel, first, *rest, **how: calls.append(first.latent.numel()) or run(kernel, first, *rest, **how)
+    )
     drive(method, 1)
     assert calls == [2 * 4 * 4, 4 * 4 + 3 * 4 * 4]  # the products' grid, and the others'
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from stillbit.numerics import kernels
-from stillbit.numerics.fast import Limits, Options, gelu_to_repeat, quantized_values, run, run_into, saved_tensors
+from stillbit.numerics.fast import Limits, Options, canonical, gelu_to_repeat, quantized_values, run, run_into, saved_tensors
 from stillbit.numerics.grid import Grid, zero_point_of
 from stillbit.numerics.kernels import Variant
 from stillbit.numerics.layout import Layout, layout, shifts
@@ -119,17 +119,17 @@ class _FakeQuantize(torch.autograd.Function):
         seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
         view = seen.view(gradient).contiguous()  # a product may give it transposed, which a kernel would read across the grain
         wide = before is not None and dtype != x.dtype
+        # Not the shift of the values, on which no gradient to a latent or a grid depends.
+        grid, around = canonical(seen, dtype, scale, zero_point, before, None, options.limits)
         to_latent, *to_grid = run_into(
             partial(torch.empty_like, dtype=dtype) if wide else torch.empty_like,
             kernels.backward,
             view,
             seen.view(x),
-            seen.view_scale(scale).to(dtype),
-            None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+            grid,
             None if pins is None else seen.view(pins),
             kept,
-            None if before is None else seen.view_shift(before, 0),
-            *options.limits,
+            around,
             Variant(options.rounding, options.ste_range, any(ctx.needs_input_grad[1:4]), seen.reduced),
         )
         assert to_latent is not None

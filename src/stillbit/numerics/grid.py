@@ -70,15 +70,14 @@ def code(x: Tensor, grid: Grid, pins: Tensor | None = None) -> Tensor:
     """
     seen, dtype = layout(x, grid.scale), compute_dtype(x)
     zero_point = zero_point_of(grid)
-    (found,) = kernels.code(
-        seen.view(x),
+    canonical = kernels.CanonicalGrid(
         seen.view_scale(grid.scale).to(dtype),
         None if zero_point is None else seen.view_scale(zero_point).to(dtype),
-        None if pins is None else seen.view(pins),
         grid.shift or None,
         float(grid.low),
         float(grid.high),
     )
+    (found,) = kernels.code(seen.view(x), canonical, None if pins is None else seen.view(pins))
     return seen.restore(found, x)
 
 

@@ -7,7 +7,7 @@ Deviates from its reference code in: the gradient is added in closed form before
 unscaling of the task's; `kernel_mean` finds the output channels of transposed convolutions. Neither changes a number of its own cases.
 """
 
-from typing import ClassVar, Literal, final
+from typing import ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from stillbit.errors import RecipeError
 from stillbit.numerics import kernels
 from stillbit.numerics.fast import Part, part, run_pass
 from stillbit.numerics.grid import grid_limits, value
+from stillbit.numerics.kernels import CanonicalGrid
 from stillbit.numerics.limits import compute_dtype
 from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method
@@ -102,7 +103,7 @@ class Dampening(Method):
         factor = self.gradient_scale * (2.0 * weight * self._factor(site, latent))
         own = latent.new_empty(1, dtype=compute_dtype(latent))
         factors = own.copy_(factor) if isinstance(factor, Tensor) else own.fill_(factor)
-        return part((gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
+        return part(Pulled(gradient, quantizer.pins, latent), 1, quantizer.grid(latent), factors)
 
     def metrics(self) -> dict[str, float]:
         """Return `dampening_weight` and `dampening_loss` (weight included) as of the last step."""
@@ -125,23 +126,22 @@ class Dampening(Method):
         return latent.shape[site.output_axis] / latent.numel()
 
 
-def pull(
-    gradient: Tensor,
-    pins: Tensor | None,
-    latent: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    factor: Tensor,
-    shift: float,
-    low: float,
-    high: float,
-) -> tuple[()]:
+class Pulled(NamedTuple):
+    """The tensors of a weight that `pull` takes; it changes the first."""
+
+    gradient: Tensor
+    pins: Tensor | None
+    latent: Tensor
+
+
+def pull(weight: Pulled, grid: CanonicalGrid, factor: Tensor) -> tuple[()]:
     """Add `factor * inside * (latent - value)` to a gradient in place (numerics/fast/passes.py).
 
     `inside` is 1 inside the grid, 0 outside, and half of it on its limits.
     """
-    (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
-    lowest, highest, target = (kernels.value(one, scale, zero_point, shift) for one in (low, high, code))
+    gradient, pins, latent = weight
+    (code,) = kernels.code(latent, grid, pins)
+    lowest, highest, target = (kernels.value(one, grid) for one in (grid.low, grid.high, code))
     inside = 0.5 * (torch.sign(latent - lowest) + torch.sign(highest - latent))
     gradient.copy_(gradient + factor * (inside * (latent - target)))
     return ()

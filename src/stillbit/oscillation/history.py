@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stillbit.errors import CheckpointError
 from stillbit.numerics import kernels
+from stillbit.numerics.kernels import CanonicalGrid
 from stillbit.numerics.limits import FREE, compute_dtype
 from stillbit.quantizers import WeightSite
 
@@ -117,34 +118,29 @@ class Pinning(NamedTuple):
     repin: bool
 
 
-def advance(
-    previous: Tensor,
-    direction: Tensor,
-    frequency: Tensor,
-    total: Tensor | None,
-    average: Tensor | None,
-    pins: Tensor | None,
-    latent: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    shift: float,
-    low: float,
-    high: float,
-    kept: float,
-    of_oscillation: float,
-    of_code: float,
-    threshold: Tensor | None,
-    pinning: Pinning | None,
-) -> tuple[()]:
+class Advanced(NamedTuple):
+    """The tensors of a weight that a step changes or reads, as `advance` takes them."""
+
+    previous: Tensor
+    direction: Tensor
+    frequency: Tensor
+    total: Tensor | None
+    average: Tensor | None
+    pins: Tensor | None
+    latent: Tensor
+
+
+def advance(weight: Advanced, grid: CanonicalGrid, momentum: Momentum, threshold: Tensor | None, pinning: Pinning | None) -> tuple[()]:
     """Do steps 5 to 9 of docs/spec/cnn.md, 3: take the codes of one more step into a history, pins, and holds (numerics/fast/passes.py).
 
     A switch is any change of a code, also by several; an oscillation is a switch against the direction of the switch before it,
     however long ago that was. A weight whose frequency is above the threshold is pinned to its average code as it was before this step.
     """
-    (code,) = kernels.code(latent, scale, zero_point, pins, shift, low, high)
+    previous, direction, frequency, total, average, pins, latent = weight
+    (code,) = kernels.code(latent, grid, pins)
     moved = (previous.to(code.dtype) - code).sign()
     oscillated = moved * direction.to(code.dtype) == -1
-    advanced = frequency * kept + oscillated.to(frequency.dtype) * of_oscillation
+    advanced = frequency * momentum.kept + oscillated.to(frequency.dtype) * momentum.of_oscillation
     if pinning is not None:
         assert pins is not None
         assert threshold is not None
@@ -152,12 +148,12 @@ def advance(
         target = code if average is None else average.round()
         pinned = torch.where(crossing if pinning.repin else crossing & (pins == FREE), target, pins.to(code.dtype))
         if pinning.hold:
-            value = kernels.value(pinned, scale, zero_point, shift)
+            value = kernels.value(pinned, grid)
             latent.copy_(torch.where(pinned != FREE, value.to(latent.dtype), latent))
         pins.copy_(pinned)
     if average is not None:
         # The product is rounded before the sum, as published; add_(alpha=) and lerp_ round otherwise.
-        average.copy_(average * kept + of_code * code)
+        average.copy_(average * momentum.kept + momentum.of_code * code)
     if total is not None:
         total.add_(oscillated)
     previous.copy_(code)

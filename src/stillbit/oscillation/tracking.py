@@ -14,7 +14,7 @@ from stillbit.errors import CheckpointError
 from stillbit.numerics.fast import Part, part, run_pass
 from stillbit.numerics.limits import FREE
 from stillbit.options import Bits, Count, Portion, checked
-from stillbit.oscillation.history import History, Momentum, Pinning, advance
+from stillbit.oscillation.history import Advanced, History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method, whole_share
 from stillbit.oscillation.windows import momentum_for, warn_if_short
 from stillbit.quantizers import WeightSite, weight_sites
@@ -68,7 +68,7 @@ class Tracker:
             limit = torch.full((), threshold if threshold > 0.0 else float("inf"), dtype=torch.float64)
         for sites, how in _held_apart(self.sites(), pinning):
             parts = (self._part(site, averages, how) for site in sites)
-            run_pass(advance, parts, *Momentum.of(self.ema_momentum), limit, how)
+            run_pass(advance, parts, Momentum.of(self.ema_momentum), limit, how)
 
     @torch.no_grad()
     def _history(self, site: WeightSite, latent: Tensor, *, averages: bool) -> History:
@@ -84,9 +84,10 @@ class Tracker:
     def _part(self, site: WeightSite, averages: bool, pinning: Pinning | None) -> Part:
         latent = site.latent()
         history = self._history(site, latent, averages=averages)
-        state = (history.previous, history.direction, history.frequency, history.total, history.average_code if averages else None)
+        average = history.average_code if averages else None
+        state = history.previous, history.direction, history.frequency, history.total, average
         num_changed = len(state) if pinning is None else len(state) + 1 + pinning.hold
-        return part((*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
+        return part(Advanced(*state, site.quantizer.pins, latent), num_changed, site.quantizer.grid(latent))
 
     def oscillating(self) -> dict[str, Tensor]:
         """Return by site which weights oscillate: free ones whose frequency is above the limit. A pinned weight cannot."""

@@ -11,6 +11,7 @@ from stillbit.numerics.fast.passes import part as part
 from stillbit.numerics.fast.passes import run_pass as run_pass
 from stillbit.numerics.fast.recompute import Limits as Limits
 from stillbit.numerics.fast.recompute import Options as Options
+from stillbit.numerics.fast.recompute import canonical as canonical
 from stillbit.numerics.fast.recompute import gelu_to_repeat as gelu_to_repeat
 from stillbit.numerics.fast.recompute import quantized_values as quantized_values
 from stillbit.numerics.fast.recompute import saved_tensors as saved_tensors

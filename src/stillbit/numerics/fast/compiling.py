@@ -5,9 +5,10 @@ form says already, and takes longer for it than a small kernel runs.
 """
 
 import functools
+import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -33,8 +34,8 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
 
     Args:
         function: A plain function of tensors, which gives a tuple of tensors and None.
-        arguments: What `function` is called with: tensors, floats (which it may get as tensors of no axis), None, and hashable values
-            that are fixed in the compiled form.
+        arguments: What `function` is called with: tensors, floats (which it may get as tensors of no axis), None, hashable values that are
+            fixed in the compiled form, and named tuples of all these.
 
     Returns:
         What `function` gives, or None where no compiler works, a compiler is at work, a tensor holds nothing, or a dispatch mode wants to
@@ -42,9 +43,16 @@ def try_compiled(function: Callable[..., Result], *arguments: Any) -> Result | N
     """
     if not settings.compile or torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
         return None
+    flat: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+            flat.append(type(argument))
+            flat += argument
+        else:
+            flat.append(argument)
     kinds: list[Hashable] = []
     tensors: list[Tensor] = []
-    for argument in arguments:  # one plain loop: every quantizer of a model comes by here, in every step
+    for argument in flat:  # one plain loop: every quantizer of a model comes by here, in every step
         if isinstance(argument, Tensor):
             num_elements = argument.numel()
             if num_elements == 0 or argument.is_meta:
@@ -133,7 +141,7 @@ def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
     def flat(*given: Tensor) -> tuple[Tensor, ...]:
         nonlocal outputs
         remaining = iter(given)
-        found = function(*(next(remaining) if isinstance(kind, _Kind) else kind for kind in kinds))
+        found = function(*_in_tuples(next(remaining) if isinstance(kind, _Kind) else kind for kind in kinds))
         outputs = tuple(one is not None for one in found)
         return tuple(one for one in found if one is not None)
 
@@ -145,6 +153,14 @@ def _compile(key: tuple[Any, ...], tensors: Sequence[Tensor]) -> _Form:
         compiled: Callable[..., Any] = torch._inductor.compile(graph, fakes, options=_inductor_options())
     _forms[key] = _Form(compiled, outputs)
     return _forms[key]
+
+
+def _in_tuples(flat: Iterable[Any]) -> Iterator[Any]:
+    """Yield arguments as they were before named tuples became their class and their fields."""
+    remaining = iter(flat)
+    for value in remaining:
+        fields = getattr(value, "_fields", None)
+        yield value if fields is None else value(*itertools.islice(remaining, len(fields)))
 
 
 def _fake(mode: "FakeTensorMode", tensor: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from stillbit.numerics.fast.running import run
 from stillbit.numerics.fast.thresholds import settings
 from stillbit.numerics.grid import Grid, zero_point_of
+from stillbit.numerics.kernels import CanonicalGrid
 from stillbit.numerics.layout import layout
 from stillbit.numerics.limits import compute_dtype
 
@@ -24,36 +25,34 @@ class Part(NamedTuple):
     """What one weight brings to a pass.
 
     Attributes:
-        elements: Tensors of one shape, None where the kernel has none; the last is the latent.
+        elements: A named tuple of tensors of one shape, None where the kernel has none; the first is one, the last is the latent.
         num_changed: How many of them, from the first on, the kernel changes.
         spread: Tensors of one element or that broadcast against them: the scale, the zero point (None for 0), what else the kernel takes.
         numbers: What is one number for the whole weight: shift, smallest and largest code.
     """
 
-    elements: tuple[Tensor | None, ...]
+    elements: Any
     num_changed: int
     spread: tuple[Tensor | None, ...]
-    numbers: tuple[float, ...]
+    numbers: tuple[float, float, float]
 
     @property
     def latent(self) -> Tensor:
         """The latent."""
-        latent = self.elements[-1]
-        assert latent is not None
+        latent: Tensor = self.elements[-1]
         return latent
 
 
-def part(elements: tuple[Tensor | None, ...], num_changed: int, grid: Grid, *more: Tensor) -> Part:
+def part(elements: Any, num_changed: int, grid: Grid, *more: Tensor) -> Part:
     """Make the part of a latent on a grid.
 
     Args:
-        elements: Tensors of one shape, or None; the last is the latent.
+        elements: A named tuple of tensors of one shape, or None; the first is one, the last is the latent.
         num_changed: How many of them, from the first on, the kernel changes.
         grid: The latent's grid.
         more: Further tensors, one element each.
     """
-    latent = elements[-1]
-    assert latent is not None
+    latent: Tensor = elements[-1]
     given = (None if one is None else one.to(compute_dtype(latent)) for one in (grid.scale, zero_point_of(grid), *more))
     spread = tuple(one if one is None or one.numel() > 1 else one.reshape(1) for one in given)
     return Part(elements, num_changed, spread, (grid.shift, float(grid.low), float(grid.high)))
@@ -64,8 +63,8 @@ def run_pass(kernel: InPlaceKernel, parts: Iterable[Part], *settings: Any) -> No
     """Run a kernel over many weights, with the same result as weight by weight.
 
     Args:
-        kernel: Called with elements, spread tensors and numbers of a part, in canonical form (layout.py), and the settings; or with
-            those of many put end to end, each with a spread element of its own.
+        kernel: Called with elements, grid and further tensors of a part, in canonical form (layout.py), and the settings; or with those of
+            many put end to end, each with an element of its own of scale, zero point and further tensors.
         parts: The weights. One that several layers share is passed over once for each, one after the other.
         settings: What is the same for all: tensors of no axis on the CPU, floats that seldom change, hashable values.
     """
@@ -130,6 +129,7 @@ def _end_to_end(rows: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
 
 
 def _run(kernel: InPlaceKernel, tensors: Sequence[Tensor | None], one: Part, settings: tuple[Any, ...]) -> None:
-    first, *rest = tensors
-    assert first is not None
-    run(kernel, first, *rest, *one.numbers, *settings)
+    num_elements = len(one.elements)
+    scale, zero_point, *more = tensors[num_elements:]
+    assert scale is not None
+    run(kernel, type(one.elements)(*tensors[:num_elements]), CanonicalGrid(scale, zero_point, *one.numbers), *more, *settings)

@@ -14,13 +14,13 @@ from torch.nn import functional as F  # noqa: N812 - the name that PyTorch itsel
 from stillbit.numerics import kernels
 from stillbit.numerics.fast.running import run_into
 from stillbit.numerics.fast.thresholds import settings
-from stillbit.numerics.layout import layout, shifts
+from stillbit.numerics.layout import Layout, layout, shifts
 from stillbit.numerics.limits import compute_dtype
 from stillbit.numerics.rounding import Rounding
 
 
 class Limits(NamedTuple):
-    """The numbers that a kernel is told, in its order."""
+    """The numbers of a grid and of a folded activation, as kernels take them."""
 
     shift: float | None
     low: float
@@ -50,22 +50,40 @@ def quantized_values(
     options: Options,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the values, and the rounded positions of a random rounding."""
-    seen, dtype = layout(x, scale, shifts(before, after)), compute_dtype(x)
+    seen = layout(x, scale, shifts(before, after))
     view = seen.view(x)
-    value, kept = run_into(
-        torch.empty_like,
-        kernels.forward,
-        view,
-        seen.view_scale(scale).to(dtype),
-        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
-        None if pins is None else seen.view(pins),
-        torch.rand_like(view, dtype=dtype) if options.random else None,
-        None if before is None else seen.view_shift(before, 0),
-        None if after is None else seen.view_shift(after, -1),
-        *options.limits,
-    )
+    noise = torch.rand_like(view, dtype=compute_dtype(x)) if options.random else None
+    pinned = None if pins is None else seen.view(pins)
+    grid, around = canonical(seen, compute_dtype(x), scale, zero_point, before, after, options.limits)
+    value, kept = run_into(torch.empty_like, kernels.forward, view, grid, pinned, noise, around)
     assert value is not None
     return seen.restore(value, x).data, kept  # not a view: PyTorch forbids `+=` on a view that a custom function gives, and models do it
+
+
+def canonical(
+    seen: Layout,
+    dtype: torch.dtype,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    before: Tensor | None,
+    after: Tensor | None,
+    limits: Limits,
+) -> tuple[kernels.CanonicalGrid, kernels.Around]:
+    """Return a grid, and what stands around it, as kernels take them."""
+    grid = kernels.CanonicalGrid(
+        seen.view_scale(scale).to(dtype),
+        None if zero_point is None else seen.view_scale(zero_point).to(dtype),
+        limits.shift,
+        limits.low,
+        limits.high,
+    )
+    around = kernels.Around(
+        None if before is None else seen.view_shift(before, 0),
+        None if after is None else seen.view_shift(after, -1),
+        limits.clip_low,
+        limits.clip_high,
+    )
+    return grid, around
 
 
 def values_recomputed(*values: Tensor) -> AbstractContextManager[Any]:

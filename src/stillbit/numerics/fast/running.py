@@ -12,15 +12,16 @@ from stillbit.numerics.fast.thresholds import settings
 Kernel = Callable[..., tuple[Tensor | None, ...]]
 
 
-def run(kernel: Kernel, x: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+def run(kernel: Kernel, x: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
     """Run a kernel.
 
     Args:
         kernel: A plain function of canonical views (layout.py), as those of kernels.py.
-        x: Its first tensor.
-        arguments: Its other arguments.
+        x: Its first tensor, or a named tuple that begins with that.
+        arguments: Its other arguments, named tuples among them.
     """
-    if x.numel() >= settings.compile_from:
+    first: Tensor = x[0] if isinstance(x, tuple) else x
+    if first.numel() >= settings.compile_from:
         compiled = try_compiled(kernel, x, *arguments)
         if compiled is not None:
             return compiled
