@@ -12,7 +12,7 @@ from stillbit.errors import EXTRAS
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-IMPORTED = {"scikit-learn": "sklearn", "pillow": "PIL"}
+IMPORTED = {"onnx-ir": "onnx_ir", "scikit-learn": "sklearn", "pillow": "PIL"}
 
 
 def read(name: str) -> Any:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 EXTRAS = {
     "train": ("accelerate", "PIL", "sklearn", "tensorboard", "timm", "torchvision"),
-    "export": ("onnx", "onnxruntime", "PIL"),
+    "export": ("onnx", "onnx_ir", "onnxruntime", "PIL"),
     "report": ("matplotlib", "PIL"),
     "openvino": ("openvino",),
     "datasets": ("datasets",),

@@ -14,6 +14,7 @@ from stillbit.export import Program, export_packed
 from stillbit.export.inspect import Inspection, LayerRow, inspect
 from stillbit.export.kernels_used import kernels_used
 from stillbit.export.manifest import manifest_in
+from stillbit.export.runtime import linked
 from tests.export.chains import Int4, Packed, Writer, chain, changed
 from tests.export.networks import MODELS, image
 
@@ -124,13 +125,13 @@ def test_kernels_are_found_by_name_by_number_and_by_output() -> None:
         ("QGemm", "renamed", "reorder_token_3", "e:0"),
         ("Relu", "f", "e:0", "f:0"),
     )
-    found = kernels_used(model, made, ["a", "b", "d", "f", "lost"])
+    found = kernels_used(linked(model), linked(made), ["a", "b", "d", "f", "lost"])
     assert found == {"a": "QLinearConv", "b": "Conv", "d": "QGemm", "f": "", "lost": ""}
 
 
 def test_what_several_read_is_not_followed() -> None:
     model = graph(("Conv", "a", "x", "a:0"), ("Relu", "r", "a:0", "r:0"), ("Relu", "s", "a:0", "s:0"))
-    assert kernels_used(model, graph(("Conv", "other", "x", "r:0")), ["a"]) == {"a": ""}
+    assert kernels_used(linked(model), linked(graph(("Conv", "other", "x", "r:0"))), ["a"]) == {"a": ""}
 
 
 def test_a_file_that_is_none_of_ours_is_one_line(tmp_path: Path) -> None:

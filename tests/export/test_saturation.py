@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from stillbit.export import capture
 from stillbit.export.manifest import manifest_in
+from stillbit.export.runtime import linked
 from stillbit.export.saturation import INT16, INT32, Saturation, _rows, _stored_rows, saturation_in, saturation_lines, saturation_of
 from tests.export.chains import Writer, chain
 from tests.export.networks import MODELS, image
@@ -34,7 +35,7 @@ def test_a_file_says_what_its_program_says() -> None:
     model = Writer(program).write()
     from_program = saturation_of(program)
     assert [one.layer for one in from_program] == ["2", "4", "6"]  # the first takes the image as it is
-    assert saturation_in(model, manifest_in(model, "f")) == from_program
+    assert saturation_in(linked(model), manifest_in(model, "f")) == from_program
     assert [one.activation for one in from_program] == [15, 15, 255]
     assert from_program[0].accumulator <= 9 * 8 * 15
     assert not from_program[2].pair_fits  # 8 bits times 8 bits
@@ -42,8 +43,8 @@ def test_a_file_says_what_its_program_says() -> None:
 
 def test_turned_weights_are_summed_along_their_inputs() -> None:
     codes, model = np.arange(6).reshape(2, 3), Writer(chain()).write()
-    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
-    del gemm.attribute[:]
+    gemm = next(node for node in linked(model).graph if node.op_type == "Gemm")
+    gemm.attributes.clear()
     layers = manifest_in(model, "f").layers
     assert np.array_equal(_stored_rows(codes, layers[-1], gemm), codes.T)
     transposed = np.arange(2 * 3 * 2).reshape(2, 3, 2, 1)

@@ -13,7 +13,7 @@ from stillbit.export.layers import layers_of, operation_of, source_of
 from stillbit.export.manifest import Layer, Manifest, read_manifest
 from stillbit.export.packed_model import load_packed
 from stillbit.export.program import Program, arguments
-from stillbit.export.runtime import optimized, runtime_version
+from stillbit.export.runtime import linked, optimized, runtime_version
 from stillbit.export.saturation import Saturation, saturation_in, saturation_lines, saturation_of
 from stillbit.export.stored import stored_bytes, tensor_bytes
 
@@ -139,11 +139,13 @@ def _inspect_onnx(path: Path) -> Inspection:
     import onnx
 
     manifest = read_manifest(path)  # says in one line what is wrong with the file
-    model, where = onnx.load(str(path)), str(path)
-    kernels = kernels_used(model, optimized(model, where=where), [layer.node for layer in manifest.layers])
+    proto, where = onnx.load(str(path)), str(path)
+    running, model = optimized(proto, where=where), linked(proto, where)  # the runtime says best what is wrong with a graph
+    kernels = kernels_used(model, running, [layer.node for layer in manifest.layers])
+    del running  # it is as large as the file
     sizes = _weight_bytes(model, manifest, where)
     rows = tuple(_row(layer, sizes, kernels) for layer in manifest.layers)
-    parameters = sum(tensor_bytes(tensor) for tensor in model.graph.initializer) - sum(row.bytes for row in rows)
+    parameters = sum(tensor_bytes(tensor) for tensor in proto.graph.initializer) - sum(row.bytes for row in rows)
     widths = f"{manifest.bits}, " if manifest.bits else ""
     title = f"{widths}container {manifest.container}, written by stillbit {manifest.stillbit}"
     saturation = tuple(saturation_in(model, manifest, where))
@@ -184,19 +186,18 @@ def _row(layer: Layer, sizes: dict[str, int], kernels: dict[str, str]) -> LayerR
 def _weight_bytes(model: Any, manifest: Manifest, where: str) -> dict[str, int]:
     """Return the bytes of weights: of codes by name of the initializer, of float weights by name of the node."""
     sizes = stored_bytes(model, [layer.codes for layer in manifest.layers if layer.weight is not None and layer.codes is not None], where)
-    tensors = {tensor.name: tensor_bytes(tensor) for tensor in model.graph.initializer}
-    producers = {output: node for node in model.graph.node for output in node.output}
-    for node in model.graph.node:
-        sizes.setdefault(node.name, next((tensors[name] for name in _back(node, producers) if name in tensors), 0))
+    for node in model.graph:
+        sizes.setdefault(node.name, _second_bytes(node))
     return sizes
 
 
-def _back(node: Any, producers: dict[str, Any]) -> list[str]:
-    """Return the names of a node's second input and of what it was made of, by their first inputs."""
-    names = [node.input[1]] if len(node.input) > 1 else []
-    while names and names[-1] in producers and producers[names[-1]].input:
-        names.append(producers[names[-1]].input[0])
-    return names
+def _second_bytes(node: Any) -> int:
+    """Return the bytes of the initializer that a node's second input is, or is made of by first inputs; 0: of none."""
+    value = node.inputs[1] if len(node.inputs) > 1 else None
+    while value is not None and not value.is_initializer():
+        producer = value.producer()
+        value = producer.inputs[0] if producer is not None and producer.inputs else None
+    return 0 if value is None else tensor_bytes(value.const_value.raw)
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -16,25 +16,25 @@ _REACH = 8  # operations behind a node that may be fused into it
 
 
 def kernels_used(model: Any, optimized: Any, nodes: list[str]) -> dict[str, str]:
-    """Find the kernels of nodes."""
-    multiplying = [node for node in optimized.graph.node if node.op_type in INTEGER | _FLOAT]
+    """Find the kernels of nodes of a model, in what ONNX Runtime made of it; both are `onnx_ir.Model`."""
+    multiplying = [node for node in optimized.graph if node.op_type in INTEGER | _FLOAT]
     by_name = {node.name.split(_AGAIN)[0]: node.op_type for node in multiplying}
-    by_output = {_plain(output): node.op_type for node in multiplying for output in (*node.output, node.name)}
-    originals = {node.name: node for node in model.graph.node}
-    return {name: by_name.get(name) or _behind(model.graph, originals.get(name), by_output) for name in nodes}
+    by_output = {_plain(name): node.op_type for node in multiplying for name in (*(one.name for one in node.outputs), node.name)}
+    originals = {node.name: node for node in model.graph}
+    return {name: by_name.get(name) or _behind(originals.get(name), by_output) for name in nodes}
 
 
 def _plain(name: str) -> str:
     return name.split(_AGAIN)[0].removesuffix(_BLOCKED)
 
 
-def _behind(graph: Any, node: Any, by_output: dict[str, str]) -> str:
+def _behind(node: Any, by_output: dict[str, str]) -> str:
     """Follow a node's output until one is found that a kernel gives."""
     for _ in range(_REACH):
         if node is None:
             return ""
-        if node.output[0] in by_output:
-            return by_output[node.output[0]]
-        readers = [one for one in graph.node if node.output[0] in one.input]
+        if node.outputs[0].name in by_output:
+            return by_output[node.outputs[0].name]
+        readers = node.outputs[0].consumers()
         node = readers[0] if len(readers) == 1 else None  # what several read is fused with none of them
     return ""

@@ -1,7 +1,8 @@
 """The runtimes that execute an exported file, behind one call: an array in, arrays by name out."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,8 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
     """Load an ONNX model into a runtime, on the CPU."""
     if runtime not in RUNTIMES:
         raise ExportError(f"runtime is {runtime!r}; allowed are {', '.join(RUNTIMES)}")
-    try:
+    with refusals(where, runtime):
         session = _onnxruntime(model, precise) if runtime == "onnxruntime" else _openvino(model, precise)
-    except ModuleNotFoundError:  # an extra: the verb names it
-        raise
-    except Exception as error:  # each runtime has exceptions of its own
-        raise ExportError(f"{where}: {runtime} refuses it: {one_line(error)}") from error
 
     def run(x: Array) -> dict[str, Array]:
         try:
@@ -38,6 +35,17 @@ def open_session(model: Any, runtime: str = "onnxruntime", *, precise: bool = Fa
             raise ExportError(f"{where}: {runtime} cannot run it: {one_line(error)}") from error
 
     return run
+
+
+@contextmanager
+def refusals(where: str, library: str) -> Iterator[None]:
+    """Make one line of what a library says of a model that it does not take."""
+    try:
+        yield
+    except ModuleNotFoundError:  # an extra: the verb names it
+        raise
+    except Exception as error:  # each library has exceptions of its own
+        raise ExportError(f"{where}: {library} refuses it: {one_line(error)}") from error
 
 
 def runtime_version(runtime: str) -> str:
@@ -60,17 +68,23 @@ def with_outputs(model: Any, names: Iterable[str]) -> Any:
     return copied
 
 
+def linked(model: Any, where: str = "the file") -> Any:
+    """Return an `onnx_ir.Model` of an ONNX model (`onnx.ModelProto`): its values know what produces and reads them; tensors are shared."""
+    import onnx_ir
+
+    with refusals(where, "onnx_ir"):
+        return onnx_ir.from_proto(model)
+
+
 def optimized(model: Any, *, precise: bool = False, where: str = "the file") -> Any:
-    """Return the graph that ONNX Runtime makes of a model and runs, as an `onnx.ModelProto`."""
-    import onnx
+    """Return the graph that ONNX Runtime makes of a model and runs, as an `onnx_ir.Model`."""
+    import onnx_ir
 
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimized.onnx"
-        try:
+        with refusals(where, "onnxruntime"):
             _onnxruntime(model, precise, written)
-        except Exception as error:  # each runtime has exceptions of its own
-            raise ExportError(f"{where}: onnxruntime refuses it: {one_line(error)}") from error
-        return onnx.load(str(written))
+        return onnx_ir.load(written)
 
 
 def _onnxruntime(model: Any, precise: bool, written: Path | None = None) -> Session:

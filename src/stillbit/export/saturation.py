@@ -100,11 +100,10 @@ def saturation_of(program: Program) -> list[Saturation]:
 
 
 def saturation_in(model: Any, manifest: Manifest, where: str = "the file") -> list[Saturation]:
-    """Return the largest sums of the layers of an ONNX file (`onnx.ModelProto`) that multiply codes by codes."""
-    nodes = {node.name: node for node in model.graph.node}
-    producers = {output: node for node in model.graph.node for output in node.output}
+    """Return the largest sums of the layers of an ONNX file (`onnx_ir.Model`) that multiply codes by codes."""
+    nodes = {node.name: node for node in model.graph}
     places = {place.codes: place for place in manifest.activations}
-    inputs = {layer: _codes_before(nodes[layer.node].input[0], producers, places) for layer in manifest.layers if layer.node in nodes}
+    inputs = {layer: _codes_before(nodes[layer.node].inputs[0], places) for layer in manifest.layers if layer.node in nodes}
     wanted = {layer: place for layer, place in inputs.items() if place is not None and layer.weight is not None}
     codes = stored_codes(model, [str(layer.codes) for layer in wanted], where, centred=False)
     return [
@@ -146,17 +145,14 @@ def _rows(codes: Array, kind: str, groups: int) -> Array:
 def _stored_rows(codes: Array, layer: Layer, node: Any) -> Array:
     if node.op_type.startswith("MatMul"):
         return codes.T
-    if node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute):
+    if node.op_type == "Gemm" and not node.attributes.get_int("transB"):
         return codes.T
-    groups = next((one.i for one in node.attribute if one.name == "group"), 1)
-    return _rows(codes, layer.kind, groups)
+    return _rows(codes, layer.kind, node.attributes.get_int("group", 1))
 
 
-def _codes_before(name: str, producers: dict[str, Any], places: dict[str, Activation]) -> Activation | None:
-    """Return the activation whose codes a tensor holds, past all that only moves them; None: it is float."""
-    while name not in places:
-        node = producers.get(name)
-        if node is None or node.op_type not in _MOVES:
-            return None
-        name = node.input[0]
-    return places[name]
+def _codes_before(value: Any, places: dict[str, Activation]) -> Activation | None:
+    """Return the activation whose codes a value holds, past all that only moves them; None: it is float."""
+    while value is not None and value.name not in places:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in _MOVES else None
+    return None if value is None else places[value.name]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from stillbit.errors import ExportError
-from stillbit.export.runtime import Array, open_session
+from stillbit.export.runtime import Array, open_session, refusals
 
 # Where integers meet activations or scales: the input that holds the codes, the one that holds their zero point, and its axis.
 _ENDS = {
@@ -25,24 +25,23 @@ class _End:
     """The integers that come of an initializer.
 
     Attributes:
-        codes: Name of the tensor.
-        zero_point: Name of theirs; "": 0.
+        codes: The value (`onnx_ir.Value`).
+        zero_point: Theirs; None: 0.
         axis: Of the zero point.
     """
 
-    codes: str
-    zero_point: str
+    codes: Any
+    zero_point: Any
     axis: int
 
 
 def stored_codes(
     model: Any, names: list[str], where: str = "the file", *, centred: bool = True, runtime: str = "onnxruntime"
 ) -> dict[str, Array]:
-    """Return weights' codes as whole numbers, evaluated by a runtime."""
+    """Return weights' codes as whole numbers, evaluated by a runtime; the model is an `onnx_ir.Model`."""
     constants = _constants(model.graph)
-    ends = {name: _end(model.graph, name, constants, where) for name in dict.fromkeys(names)}
-    wanted = [one for end in ends.values() for one in (end.codes, end.zero_point) if one]
-    values = _evaluated(model, constants, wanted, where, runtime)
+    ends = {name: _end(name, constants, where) for name in dict.fromkeys(names)}
+    values = _evaluated(model, [one for end in ends.values() for one in (end.codes, end.zero_point) if one is not None], where, runtime)
     if not centred:
         return {name: values[end.codes] for name, end in ends.items()}
     return {name: _centred(values[end.codes], values.get(end.zero_point), end.axis) for name, end in ends.items()}
@@ -50,11 +49,13 @@ def stored_codes(
 
 def stored_bytes(model: Any, names: list[str], where: str = "the file") -> dict[str, int]:
     """Return the bytes that the file holds for weights' codes, by name of the initializer; what several share counts for the first."""
+    import onnx_ir
+
     constants, counted, found = _constants(model.graph), set[str](), {}
     for name in dict.fromkeys(names):
-        _, tensors = _sources(constants, [_end(model.graph, name, constants, where).codes])
-        found[name] = sum(tensor_bytes(tensor) for one, tensor in tensors.items() if one not in counted)
-        counted |= set(tensors)
+        sources = onnx_ir.convenience.extract(model.graph, [], [_end(name, constants, where).codes]).initializers
+        found[name] = sum(tensor_bytes(value.const_value.raw) for one, value in sources.items() if one not in counted)
+        counted |= set(sources)
     return found
 
 
@@ -73,87 +74,60 @@ def _centred(codes: Array, zero_point: Array | None, axis: int) -> Array:
 
 
 def _constants(graph: Any) -> dict[str, Any]:
-    """Return what does not depend on the input: by name of the tensor, the initializer or the node that it comes from."""
-    constants: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if all(name in constants for name in node.input if name):
-            constants |= dict.fromkeys(node.output, node)
+    """Return the values that do not depend on the input, by name."""
+    constants = dict(graph.initializers)
+    for node in graph:
+        if all(value is None or value.name in constants for value in node.inputs):
+            constants |= {value.name: value for value in node.outputs}
     return constants
 
 
-def _end(graph: Any, name: str, constants: dict[str, Any], where: str) -> _End:
+def _end(name: str, constants: dict[str, Any], where: str) -> _End:
     """Follow an initializer to its integers."""
-    given = name
-    if name not in constants:
+    value = constants.get(name)
+    if value is None:
         raise ExportError(f"{where}: its description names {name}, which is no initializer of it")
     for _ in range(_PASSES):
-        readers = [node for node in graph.node if name in node.input]
-        ends = [end for node in readers if (end := _end_at(graph, node, name)) is not None]
+        ends = [end for node, index in value.uses() if (end := _end_at(node, index)) is not None]
         if ends:
             return ends[0]
-        onward = next((node for node in readers if node.output[0] in constants), None)
-        if onward is None:
+        value = next((node.outputs[0] for node in value.consumers() if node.outputs[0].name in constants), None)
+        if value is None:
             break
-        name = onward.output[0]
-    raise ExportError(f"{where}: no integers are made of {given}")
+    raise ExportError(f"{where}: no integers are made of {name}")
 
 
-def _end_at(graph: Any, node: Any, name: str) -> _End | None:
-    """Return the end if a node that reads that tensor is one."""
-    attributes = {one.name: one.i for one in node.attribute}
-    if node.op_type == "Cast" and attributes["to"] == _FLOAT:  # a weight that is multiplied in floats
-        subtracting = [one for one in graph.node if one.op_type == "Sub" and one.input[0] == node.output[0]]
-        return _End(name, subtracting[0].input[1] if subtracting else "", 0)
+def _end_at(node: Any, index: int) -> _End | None:
+    """Return the end if a node that reads a value as its input `index` is one."""
+    if node.op_type == "Cast" and node.attributes.get_int("to") == _FLOAT:  # a weight that is multiplied in floats
+        subtracting = [reader for reader, position in node.outputs[0].uses() if reader.op_type == "Sub" and position == 0]
+        return _End(node.inputs[0], subtracting[0].inputs[1] if subtracting else None, 0)
     codes, zero_point, axis = _ENDS.get(node.op_type, (-1, -1, 0))
-    if codes < 0 or list(node.input).index(name) != codes:
+    if index != codes:
         return None
-    return _End(name, node.input[zero_point] if len(node.input) > zero_point else "", attributes.get("axis", axis))
+    subtracted = node.inputs[zero_point] if len(node.inputs) > zero_point else None
+    return _End(node.inputs[codes], subtracted, node.attributes.get_int("axis", axis))
 
 
-def _evaluated(model: Any, constants: dict[str, Any], names: list[str], where: str, runtime: str) -> dict[str, Array]:
+def _evaluated(model: Any, values: list[Any], where: str, runtime: str) -> dict[Any, Array]:
     """Compute constants: in a graph of their own, or in the whole one for OpenVINO, which rewrites what decodes next to what reads it."""
-    import onnx
-    from onnx import TensorProto, helper
+    import onnx_ir
 
-    names = list(dict.fromkeys(names))
-    part, sizes = (model, _sizes(model)) if runtime == "openvino" else (_alone(model, constants, names), [1])
-    copied = onnx.ModelProto()
-    copied.CopyFrom(part)
-    for name in names:
-        copied.graph.node.append(helper.make_node("Cast", [name], [f"{name}/int32"], to=TensorProto.INT32))
-        copied.graph.output.append(helper.make_tensor_value_info(f"{name}/int32", TensorProto.INT32, None))
-    found = open_session(copied, runtime, where=where)(np.zeros(sizes, np.float32))
-    return {name: found[f"{name}/int32"].astype(np.int64) for name in names}
-
-
-def _alone(model: Any, constants: dict[str, Any], names: list[str]) -> Any:
-    """Return a model of what computes constants, with an input and an output that have nothing to do with them."""
-    from onnx import TensorProto, helper
-
-    nodes, tensors = _sources(constants, names)
-    ordered = [node for node in model.graph.node if node.output[0] in nodes]
-    given, taken = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("given", "taken"))
-    echo = helper.make_node("Identity", ["given"], ["taken"])
-    graph = helper.make_graph([*ordered, echo], "codes", [given], [taken], list(tensors.values()))
-    return helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    if not values:
+        return {}
+    values = list(dict.fromkeys(values))
+    others = list(model.graph.outputs) if runtime == "openvino" else []
+    graph = onnx_ir.convenience.extract(model.graph, model.graph.inputs, [*others, *values])
+    integers = [onnx_ir.val(f"{value.name}/int32", onnx_ir.DataType.INT32) for value in values]
+    for value, integer in zip(graph.outputs[len(others) :], integers, strict=True):
+        graph.append(onnx_ir.node("Cast", [value], {"to": onnx_ir.DataType.INT32}, outputs=[integer]))
+    graph.outputs[len(others) :] = integers
+    with refusals(where, "onnx_ir"):
+        part = onnx_ir.to_proto(onnx_ir.Model(graph, ir_version=model.ir_version))
+    found = open_session(part, runtime, where=where)(np.zeros(_sizes(graph), np.float32))
+    return {value: found[integer.name].astype(np.int64) for value, integer in zip(values, integers, strict=True)}
 
 
-def _sizes(model: Any) -> list[int]:
+def _sizes(graph: Any) -> list[int]:
     """Return the shape of an input of one."""
-    return [size.dim_value or 1 for size in model.graph.input[0].type.tensor_type.shape.dim]
-
-
-def _sources(constants: dict[str, Any], names: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the nodes, by their first output, and the initializers, by name, that tensors are computed from."""
-    nodes: dict[str, Any] = {}
-    tensors: dict[str, Any] = {}
-    waiting = list(names)
-    while waiting:
-        name = waiting.pop()
-        source = constants[name]
-        if hasattr(source, "op_type"):
-            nodes[source.output[0]] = source
-            waiting += [one for one in source.input if one]
-        else:
-            tensors[name] = source
-    return nodes, tensors
+    return [size if isinstance(size, int) else 1 for size in graph.inputs[0].shape or ()]

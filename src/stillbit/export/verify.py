@@ -16,7 +16,7 @@ from stillbit.export.findings import Bounds, Logits, QuantizerCheck, Verificatio
 from stillbit.export.manifest import Activation, Manifest, manifest_in
 from stillbit.export.program import Program
 from stillbit.export.replay import Replay, numbered, quantizer_names
-from stillbit.export.runtime import Array, Session, open_session, optimized, runtime_version, with_outputs
+from stillbit.export.runtime import Array, Session, linked, open_session, optimized, runtime_version, with_outputs
 from stillbit.export.weight_check import check_weights
 from stillbit.export.written import Written, as_written
 
@@ -60,9 +60,9 @@ def verify(
         raise DataError("verify got no batch; allowed: at least one")
     program = model if isinstance(model, Program) else capture(model, first)
     places = _places(manifest, program, str(path))
-    weights, notes = check_weights(proto, manifest, program, str(path), runtime), []
+    plain = open_session(proto, runtime, precise=precise, where=str(path))  # first: it says best what is wrong with a graph
+    weights, notes = check_weights(linked(proto, str(path)), manifest, program, str(path), runtime), []
     with_codes = with_outputs(proto, [place.codes for place in places.values()])
-    plain = open_session(proto, runtime, precise=precise, where=str(path))
     watched = open_session(with_codes, runtime, precise=precise, where=str(path))
     if runtime == "onnxruntime":
         notes += _changed_kernels(proto, with_codes, precise, str(path))
@@ -107,7 +107,7 @@ def _places(manifest: Manifest, program: Program, where: str) -> dict[str, Activ
 
 
 def _changed_kernels(plain: Any, watched: Any, precise: bool, where: str) -> list[str]:
-    counts = [Counter(node.op_type for node in optimized(one, precise=precise, where=where).graph.node) for one in (plain, watched)]
+    counts = [Counter(node.op_type for node in optimized(one, precise=precise, where=where).graph) for one in (plain, watched)]
     one, other = ({name: count for name, count in counted.items() if name not in _LAYOUT} for counted in counts)
     changed = [f"{other.get(name, 0) - one.get(name, 0):+d} {name}" for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
     return [f"with codes as outputs, ONNX Runtime takes other kernels: {', '.join(changed)}"] if changed else []

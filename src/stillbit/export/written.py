@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from stillbit.errors import ExportError
-from stillbit.export.runtime import Array, one_line
+from stillbit.export.runtime import Array, refusals
 
 _GIVEN = "/given"
 
@@ -25,10 +24,8 @@ def as_written(model: Any, names: Iterable[str], where: str = "the file") -> Wri
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    try:
+    with refusals(where, "onnxruntime"):
         session = onnxruntime.InferenceSession(_cut(model, names).SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime has exceptions of its own
-        raise ExportError(f"{where}: onnxruntime refuses it: {one_line(error)}") from error
     image = model.graph.input[0].name
 
     def run(x: Array, given: Mapping[str, Array]) -> dict[str, Array]:
@@ -39,16 +36,15 @@ def as_written(model: Any, names: Iterable[str], where: str = "the file") -> Wri
 
 
 def _cut(model: Any, names: list[str]) -> Any:
-    import onnx
+    import onnx_ir
 
-    copied, cut = onnx.ModelProto(), set(names)
-    copied.CopyFrom(model)
-    for node in copied.graph.node:
-        for index, name in enumerate(node.input):
-            if name in cut:
-                node.input[index] = f"{name}{_GIVEN}"
+    copied = onnx_ir.from_proto(model)
+    values = onnx_ir.convenience.create_value_mapping(copied.graph)
+    copied.graph.outputs.clear()
     for name in names:
-        copied.graph.input.append(onnx.helper.make_tensor_value_info(f"{name}{_GIVEN}", onnx.TensorProto.UINT8, None))
-        copied.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
-    del copied.graph.output[: len(model.graph.output)]
-    return copied
+        given = onnx_ir.val(f"{name}{_GIVEN}", onnx_ir.DataType.UINT8)
+        values[name].replace_all_uses_with(given)
+        values[name].dtype = onnx_ir.DataType.UINT8
+        copied.graph.inputs.append(given)
+        copied.graph.outputs.append(values[name])
+    return onnx_ir.to_proto(copied)
