@@ -230,9 +230,7 @@ class QuantConfig:
     def weight_quantizer(self, bits: int, scale_shape: tuple[int, ...]) -> Quantizer:
         """Make a quantizer for a weight."""
         if self.quantizer == "statsq" and bits < INTEGER_BITS:
-            made = StatsQ(bits, scale_shape, rounding=self._rounding())
-            made.recompute = self.recompute != "never"
-            return made
+            return StatsQ(bits, scale_shape, rounding=self._rounding(), recompute=self.recompute != "never")
         return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
 
     def activation_quantizer(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, signed: bool | None = None) -> Quantizer:
@@ -241,23 +239,23 @@ class QuantConfig:
         return self._quantizer(bits, scale_shape, self.activation_symmetric, found)
 
     def _quantizer(self, bits: int, scale_shape: tuple[int, ...], symmetric: bool, range_config: RangeConfig) -> Quantizer:
-        made: Quantizer
+        shared: dict[str, Any] = {
+            "symmetric": symmetric,
+            "rounding": self._rounding(),
+            "range_config": range_config,
+            "recompute": self.recompute != "never",
+        }
         if self.quantizer == "fixed":
-            made = FixedRange(bits, scale_shape, symmetric=symmetric, rounding=self._rounding())
-        else:
-            made = LSQ(
-                bits,
-                scale_shape,
-                symmetric=symmetric,
-                rounding=self._rounding(),
-                ste_range=self.ste_range,
-                log_scale=self.log_scale,
-                scale_gradient=self.scale_gradient,
-                published=self.published,
-            )
-        made.range_config = range_config
-        made.recompute = self.recompute != "never"
-        return made
+            return FixedRange(bits, scale_shape, **shared)
+        return LSQ(
+            bits,
+            scale_shape,
+            ste_range=self.ste_range,
+            log_scale=self.log_scale,
+            scale_gradient=self.scale_gradient,
+            published=self.published,
+            **shared,
+        )
 
     def _rounding(self) -> Rounding:
         kind = ROUNDINGS[self.rounding]

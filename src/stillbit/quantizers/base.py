@@ -33,6 +33,8 @@ class Quantizer(nn.Module, ABC):
         rounding: How the gradient passes the rounding.
         ste_range: Which latents pass the gradient: "rounded" (those whose rounded position lies on the grid, as the published CNN code
             has it: half a step wider than LSQ), "position" (those whose position does, as LSQ has it) or "open" (all).
+        range_config: How `calibrate` finds its range; None: by the least squared error.
+        recompute: Whether layers compute its values again for backward rather than save them.
 
     Raises:
         RecipeError: If an argument is not allowed.
@@ -44,9 +46,7 @@ class Quantizer(nn.Module, ABC):
             pinned.
         label: Name of the quantizer in its model, for messages.
         symmetric: Whether zero has code 0.
-        range_config: How `calibrate` finds its range.
         bypass: Whether `forward` gives its input back.
-        recompute: Whether layers compute its values again for backward rather than save them.
         prologue: What latents go through first: an activation function that `prepare` folds into this quantizer, a gate that annealing
             sets. Not part of the state: whoever sets it knows when.
         grid_follows_latent: Whether the grid is computed from the latents, so that what is written to them moves it.
@@ -64,7 +64,14 @@ class Quantizer(nn.Module, ABC):
     pins: Tensor | None
 
     def __init__(
-        self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, ste_range: STERange = "rounded"
+        self,
+        bits: int,
+        scale_shape: tuple[int, ...] = (1,),
+        *,
+        rounding: Rounding | None = None,
+        ste_range: STERange = "rounded",
+        range_config: RangeConfig | None = None,
+        recompute: bool = True,
     ) -> None:
         super().__init__()
         if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= self.max_bits:
@@ -75,9 +82,9 @@ class Quantizer(nn.Module, ABC):
         self.rounding = STE() if rounding is None else rounding
         self.ste_range = ste_range
         self.label = type(self).__name__
-        self.range_config = RangeConfig()
+        self.range_config = range_config or RangeConfig()
         self.bypass = False
-        self.recompute = True
+        self.recompute = recompute
         self.prologue = PLAIN
         self.is_signed = False
         self.is_calibrated = False

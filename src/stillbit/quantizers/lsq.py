@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from stillbit.numerics.grid import Grid
 from stillbit.numerics.kernels import STERange
 from stillbit.numerics.limits import SCALE_FLOOR, compute_dtype
+from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import Rounding
 from stillbit.options import check
 from stillbit.quantizers.base import Quantizer
@@ -37,6 +38,8 @@ class LSQ(Quantizer):
         published: Do what the published code does where it differs. With STE range "rounded" that is the CNN code: a scale below its
             floor gets no gradient, ever, and the zero point's gradient counts its two uses apart, which matters under EWGS
             (docs/spec/cnn.md, 1.5). With STE range "position" it is the ViT code (docs/spec/vit.md, 2.1): the floor is 1e-5.
+        range_config: How `calibrate` finds its range.
+        recompute: Whether layers compute its values again for backward.
 
     Attributes:
         scale: Parameter, `scale_shape`; the linear scale, or its logarithm.
@@ -54,8 +57,10 @@ class LSQ(Quantizer):
         log_scale: bool = False,
         scale_gradient: ScaleGradient = "none",
         published: bool = False,
+        range_config: RangeConfig | None = None,
+        recompute: bool = True,
     ) -> None:
-        super().__init__(bits, scale_shape, rounding=rounding, ste_range=ste_range)
+        super().__init__(bits, scale_shape, rounding=rounding, ste_range=ste_range, range_config=range_config, recompute=recompute)
         check("scale_gradient", scale_gradient, ScaleGradient)
         self.symmetric = symmetric
         self.log_scale = log_scale

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from stillbit.numerics.grid import Grid
 from stillbit.numerics.limits import SCALE_FLOOR, compute_dtype
+from stillbit.numerics.ranges import RangeConfig
 from stillbit.numerics.rounding import Rounding
 from stillbit.quantizers.base import Quantizer
 
@@ -20,6 +21,8 @@ class FixedRange(Quantizer):
         scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1, 1, 1) for one per output channel of a conv weight.
         symmetric: Whether zero has code 0.
         rounding: How the gradient passes the rounding.
+        range_config: How `calibrate` finds its range.
+        recompute: Whether layers compute its values again for backward.
 
     Attributes:
         scale: Buffer, `scale_shape`.
@@ -36,8 +39,10 @@ class FixedRange(Quantizer):
         *,
         symmetric: bool = True,
         rounding: Rounding | None = None,
+        range_config: RangeConfig | None = None,
+        recompute: bool = True,
     ) -> None:
-        super().__init__(bits, scale_shape, rounding=rounding)
+        super().__init__(bits, scale_shape, rounding=rounding, range_config=range_config, recompute=recompute)
         self.symmetric = symmetric
         self.register_buffer("scale", torch.ones(scale_shape))
         self.register_buffer("zero_point", None if symmetric else torch.zeros(scale_shape))

@@ -32,6 +32,7 @@ class StatsQ(Quantizer):
         scale_shape: Shape of the scale: (1,) for one per tensor, e.g. (64, 1) for one per output row of a linear weight. The statistic
             is taken over the axes where it is 1.
         rounding: How the gradient passes the rounding.
+        recompute: Whether layers compute its values again for backward.
 
     Raises:
         RecipeError: If an argument is not allowed.
@@ -40,8 +41,8 @@ class StatsQ(Quantizer):
     grid_follows_latent: ClassVar[bool] = True
     needs_range: ClassVar[bool] = False
 
-    def __init__(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None) -> None:
-        super().__init__(bits, scale_shape, rounding=rounding, ste_range="open")
+    def __init__(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, rounding: Rounding | None = None, recompute: bool = True) -> None:
+        super().__init__(bits, scale_shape, rounding=rounding, ste_range="open", recompute=recompute)
         if bits == 1:
             raise RecipeError(f"bits is 1; allowed for StatsQ are whole numbers from 2 to {self.max_bits}")
         self.mark_calibrated(signed=True)
