@@ -16,7 +16,7 @@ UNITS = ("doctor", "golden", "interop", "modules", "numerics", "oscillation", "p
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its tier: the one that it is marked with, or that of its folder."""
+    """Return each test its tier: the one that it is marked with, or that of its folder."""
     tests = Path(__file__).parent
     for item in items:
         if not any(item.get_closest_marker(tier) for tier in TIERS):

@@ -148,12 +148,12 @@ def trained_classes(trained: Trained) -> int:
 
 
 def example(recipe: Recipe) -> Tensor:
-    """Give an input of a recipe's network: zeros (1, channels, image_size, image_size)."""
+    """Return an input of a recipe's network: zeros (1, channels, image_size, image_size)."""
     return torch.zeros(1, recipe.data.channels, recipe.data.image_size, recipe.data.image_size)
 
 
 def known_classes(recipe: Recipe) -> int:
-    """Give the width of a recipe's classifier, without the data where it can be known without."""
+    """Return the width of a recipe's classifier, without the data where it can be known without."""
     if recipe.model.num_classes is not None:
         return recipe.model.num_classes
     try:

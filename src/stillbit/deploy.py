@@ -106,7 +106,7 @@ def verify(
 
 
 def preprocessing_of(config: DataConfig) -> Preprocessing:
-    """Give what the validation images of a data section go through."""
+    """Return what the validation images of a data section go through."""
     mean, std = config.normalization
     interpolation = config.val_interpolation or config.interpolation
     return Preprocessing(config.image_size, math.floor(config.image_size / config.crop_pct), interpolation, mean, std)
@@ -129,14 +129,14 @@ def _write(format: str, model: nn.Module, target: Path, trained: Trained, **opti
 
 
 def _accuracy(trained: Trained) -> dict[str, float] | None:
-    """Give what the run has measured of these very weights: nothing where steps were taken since."""
+    """Return what the run has measured of these very weights: nothing where steps were taken since."""
     position = trained.checkpoint.content["position"]
     last = position["history"][-1] if position["history"] and not position["images"] else {}
     return {"top-1, validation images of the run": last["val_top1"]} if "val_top1" in last else None
 
 
 def _names(trained: Trained) -> tuple[str, ...] | None:
-    """Give the names of the classes where the data is at hand and has as many as the network."""
+    """Return the names of the classes where the data is at hand and has as many as the network."""
     found = class_names(trained.recipe.data)
     return found if found is not None and len(found) == trained_classes(trained) else None
 

@@ -1,6 +1,7 @@
 """Every error that a user can cause: one clear line each, with the command line's exit code for it."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 EXTRAS = {
@@ -82,3 +83,13 @@ def requires(*extras: str) -> Iterator[None]:
         if lacking is None:
             raise
         raise MissingExtraError(f'{library} is not installed; to install it: pip install "stillbit[{lacking}]"') from None
+
+
+def nearest(given: str, allowed: Iterable[str], *, most: int | None = None) -> str:
+    """Say which of the allowed names is meant: `; did you mean 'x'?`, or the list where none is near, at `most` so many."""
+    names = list(allowed)
+    found = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    if found:
+        return f"; did you mean '{found[0]}'?"
+    shown = names[:most]
+    return f"; allowed: {', '.join(shown)}{f' and {len(names) - len(shown)} more' if len(shown) < len(names) else ''}"

@@ -188,6 +188,10 @@ def input_scaled(factor: float) -> Callable[[nn.Module], None]:
     return lambda of: of.get_submodule(CONV).input_quantizer.scale.mul_(factor)
 
 
+def unsigned(of: nn.Module) -> None:
+    weight_quantizer(of).mark_calibrated(signed=False)
+
+
 def coarse_sgd(of: nn.Module) -> tuple[SGD]:
     return (SGD([{"params": weights(of)}, {"params": scales(of)}], lr=0.01),)
 
@@ -204,6 +208,10 @@ ILL: dict[str, tuple[Callable[[], ModelSubject], str]] = {
     ),
     "scale-learning-rate": (stepped_by(lambda of: (Adam(of.parameters(), lr=0.1),)), "a step of Adam moves it by up to 0.1 (group 0)"),
     "scale-learning-rate-sgd": (stepped_by(coarse_sgd), "SGD at 0.01 moves it some 59 times as much"),
+    "scale-of-resting-weight": (
+        changed(lambda of: of.get_submodule(CONV).weight.requires_grad_(False)),
+        "does not train, and its scale does",
+    ),
     "scale-without-gradient": (without_gradient, "no gradient after backward"),
     "half-precision-weights": (changed(lambda of: of.get_submodule(CONV).to(torch.bfloat16)), "bfloat16: a step below 0.0039"),
     "method-not-attached": (under(lambda of, _: Tracking(of)), "attached to no optimizer"),
@@ -220,10 +228,11 @@ ILL: dict[str, tuple[Callable[[], ModelSubject], str]] = {
     "dead-activation": (changed(input_scaled(1e3)), "100.00% of its input get code 0"),
     "dead-weight": (changed(scaled(1e3)), "100.0% of 1,152 weights have code 0"),
     "few-codes": (changed(scaled(3.0)), "uses 3 of 8 codes"),
+    "sign-out-of-reach": (changed(unsigned), "weights are negative, and its grid begins at 0"),
     "saturated-weight": (changed(scaled(0.01)), "of its weights lie beyond the 8 codes"),
     "saturated-activation": (changed(input_scaled(0.001)), "of its nonzero input lie beyond the 8 codes"),
     "float-layer": (changed(with_float_layer), "100 weights in full precision"),
-    "one-image-size": (tokens, "5 scales, one a token"),
+    "one-image-size": (tokens, "5 scales, one per token"),
     "freezing-one-oscillation": (under(lambda of, by: freezing(of, 0.005).attach(by)), "0.5 x ema_momentum 0.01: one oscillation"),
     "freezing-two-oscillations": (under(lambda of, by: freezing(of, 0.015).attach(by)), "1.5 x ema_momentum 0.01: two oscillations"),
     "window-too-long": (

@@ -12,7 +12,7 @@ FIRST, SECOND = list(CLASSES)[:2]
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that draws a picture of some pixels into a class's folder of a small clip art collection."""
+    """Return a function that draws a picture of some pixels into a class's folder of a small clip art collection."""
     collection = tmp_path / "clipart"
     for folder in CLASSES.values():
         (collection / folder).mkdir(parents=True, exist_ok=True)

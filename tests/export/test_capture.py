@@ -98,3 +98,13 @@ def test_a_model_that_cannot_be_traced_is_one_line() -> None:
     with pytest.raises(ExportError, match=r"Branching cannot be traced by torch\.export") as caught:
         capture(model, torch.ones(1, 3))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pin", [-126, 100])
+def test_a_pin_outside_its_grid_is_refused(pin: int) -> None:
+    model = MODELS["mobilenet-integer"]()
+    site = next(site for site in weight_sites(model) if site.quantizer.bits <= 4)
+    site.quantizer.allocate_pins(site.latent().shape)
+    site.quantizer.pins.view(-1)[0] = pin
+    with pytest.raises(ExportError, match=f"{site.quantizer.label}: codes .*{pin}.*: its pins are damaged"):
+        capture(model, image())

@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes(state: dict[str, Tenso
 
 def test_another_image_size_is_named() -> None:
     # The model's image gives 9 + 2 tokens; the position embedding, which comes first, does not fit either.
-    with pytest.raises(CheckpointError, match=r"has 6 elements; allowed: 11, as \S+scale has \(one scale a token: a checkpoint serves"):
+    with pytest.raises(CheckpointError, match=r"has 6 elements; allowed: 11, as \S+scale has \(one scale per token: a checkpoint serves"):
         load_published(prepared_deit(image_size=24), published_deit())
 
 

@@ -158,3 +158,32 @@ def test_model_input_takes_every_kind_of_batch(batch: Any) -> None:
 
 def test_model_input_leaves_integers() -> None:
     assert model_input((torch.tensor([1, 2]),), torch.zeros(1)).dtype == torch.int64
+
+
+class UsedOften(nn.Module):
+    """A norm per pass: called `calls` times, each time with twice the input before."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.norm, self.auxiliary, self.calls = norm()[0], norm()[0], calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.auxiliary(x)
+        return torch.stack([self.norm(2.0**call * x) for call in range(self.calls)])
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])
+def test_a_norm_that_is_called_often_averages_over_its_calls(calls: int) -> None:
+    model = UsedOften(calls)
+    reestimate_batchnorm(model, BATCHES)
+    scales = [2.0**call for call in range(calls)]
+    assert model.norm.running_mean.item() == pytest.approx(3.75 * sum(scales) / calls, rel=1e-6)  # sums in float32
+    assert model.norm.running_var.item() == pytest.approx(25 / 6 * sum(scale**2 for scale in scales) / calls, rel=1e-6)
+
+
+def test_a_norm_that_only_training_calls_keeps_its_statistics() -> None:
+    model = UsedOften(1)
+    divergences = reestimate_batchnorm(model, BATCHES)
+    assert (model.auxiliary.running_mean.item(), model.auxiliary.running_var.item()) == (7.0, 9.0)
+    assert divergences["auxiliary"] == 0.0

@@ -5,8 +5,8 @@ from typing import Literal
 
 import pytest
 
-from stillbit.errors import RecipeError
-from stillbit.recipes.mapping import from_mapping, nearest, to_mapping
+from stillbit.errors import RecipeError, nearest
+from stillbit.recipes.mapping import from_mapping, to_mapping
 
 
 @dataclass(frozen=True)

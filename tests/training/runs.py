@@ -169,7 +169,7 @@ def run(
 
 
 def send_at(step: int, number: signal.Signals) -> Callable[[int], None]:
-    """Give a function for `after_step` that sends this process a signal at the end of a step."""
+    """Return a function for `after_step` that sends this process a signal at the end of a step."""
 
     def send(taken: int) -> None:
         if taken == step:
@@ -179,7 +179,7 @@ def send_at(step: int, number: signal.Signals) -> Callable[[int], None]:
 
 
 def _settle_batchnorm(model: nn.Module) -> None:
-    """Give an untrained network statistics of its own, without which calibration finds ranges that training never meets."""
+    """Return an untrained network statistics of its own, without which calibration finds ranges that training never meets."""
     batches = calibration_batches(load_data(data_config()), LOCAL, seed=1)
     reestimate_batchnorm(model, batches, batches=4)
 

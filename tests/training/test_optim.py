@@ -1,9 +1,10 @@
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from torch import nn
+from torch import Tensor, nn
 
 from stillbit.errors import RecipeError
 from stillbit.training.optim import JointOptimizer, OptimizerConfig, build_optimizer, check_complete, group_schedules
@@ -272,3 +273,49 @@ def test_a_frozen_parameter_may_be_missing() -> None:
     model = nn.Linear(2, 2)
     model.bias.requires_grad_(False)
     check_complete(model, torch.optim.SGD([model.weight], lr=0.1))
+
+
+PARTS: dict[str, Callable[[nn.Parameter, nn.Parameter], tuple[torch.optim.Optimizer, ...]]] = {
+    "sgd-adam": lambda w, s: (torch.optim.SGD([w], lr=0.1, momentum=0.9), torch.optim.Adam([s], lr=1e-3)),
+    "adam-sgd": lambda w, s: (torch.optim.AdamW([w], lr=0.1), torch.optim.SGD([s], lr=1e-3, momentum=0.9)),
+    "adam-adam": lambda w, s: (torch.optim.AdamW([w], lr=0.1), torch.optim.Adam([s], lr=1e-3)),
+    "sgd-sgd": lambda w, s: (torch.optim.SGD([w], lr=0.1, momentum=0.9), torch.optim.SGD([s], lr=1e-3, momentum=0.9)),
+    "sgd": lambda w, s: (torch.optim.SGD([w, s], lr=0.1, momentum=0.9),),
+}
+SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]] = {
+    "one-cycle": lambda by: torch.optim.lr_scheduler.OneCycleLR(by, max_lr=[group["lr"] for group in by.param_groups], total_steps=9),
+    "cyclic": lambda by: torch.optim.lr_scheduler.CyclicLR(by, base_lr=1e-4, max_lr=1e-2, step_size_up=2),
+}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("parts", PARTS)
+def test_schedules_that_move_momentum_take_a_joint_optimizer(parts: str, schedule: str) -> None:
+    weight, scale = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))
+    given = PARTS[parts](weight, scale)
+    options = [{name: value for name, value in group.items() if name != "params"} for part in given for group in part.param_groups]
+    joint = JointOptimizer(*given)
+    assert [{name: value for name, value in group.items() if name != "params"} for group in joint.param_groups] == options
+    moving = SCHEDULES[schedule](joint)
+    rates = []
+    for _ in range(4):
+        (weight.sum() + scale.sum()).backward()
+        joint.step()
+        moving.step()
+        rates.append([group["lr"] for group in joint.param_groups])
+    assert all(len({rate[group] for rate in rates}) > 1 for group in range(len(joint.param_groups)))
+
+
+def test_a_part_that_needs_a_closure_gets_it() -> None:
+    weight, scale = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([3.0]))
+    joint = JointOptimizer(torch.optim.LBFGS([weight], lr=1.0), torch.optim.SGD([scale], lr=0.1))
+
+    def closure() -> Tensor:
+        joint.zero_grad()
+        loss = ((weight - 1.0) ** 2 + (scale - 1.0) ** 2).sum()
+        loss.backward()
+        return loss
+
+    assert joint.step(closure).item() == 8.0
+    assert weight.item() == pytest.approx(1.0, abs=1e-3)  # LBFGS ends within its own tolerance
+    assert 1.0 < scale.item() < 3.0

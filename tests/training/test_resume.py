@@ -28,7 +28,7 @@ def start(folder: Path, *options: str, ranks: int = 1) -> int:
 
 
 def told(folder: Path) -> list[dict[str, Any]]:
-    """Give the record without its clock and without what tells of the stop itself."""
+    """Return the record without its clock and without what tells of the stop itself."""
     events = (event for event in read_record(folder / "record.jsonl") if event["event"] not in ("start", "resume", "end"))
     return [{name: value for name, value in event.items() if name not in ("time", "images_per_second")} for event in events]
 

@@ -112,7 +112,7 @@ def _by_rule(findings: Sequence[Finding]) -> Iterator[list[Finding]]:
 
 
 def _told(findings: list[Finding]) -> list[str]:
-    """Tell what one rule found: of several places the first stands for all, and its figure with it."""
+    """Tell what one rule found: of several places, only the first with its figure."""
     first = findings[0]
     others = [finding.where for finding in findings[1:_NAMED]]
     more = f" and {len(findings) - _NAMED} more" if len(findings) > _NAMED else ""

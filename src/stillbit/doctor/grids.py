@@ -109,6 +109,17 @@ def saturated_weight(subject: ModelSubject) -> Iterator[Found]:
     yield from _saturated(subject.weight_codes, "its weights")
 
 
+def sign_out_of_reach(subject: ModelSubject) -> Iterator[Found]:
+    """A weight with negative elements on a grid without negative codes, as calibration once gave to weights that began at zero."""
+    for site in subject.sites:
+        if site.quantizer.is_signed or not site.quantizer.symmetric:
+            continue
+        latent = site.latent().detach()
+        if negative := int((latent < 0).sum()):
+            what = f"{negative:,} of {latent.numel():,} weights are negative, and its grid begins at 0"
+            yield Found(site.name, what, "prepare and calibrate anew: symmetric weight grids are signed")
+
+
 def saturated_activation(subject: ModelSubject) -> Iterator[Found]:
     """An activation of which most lies beyond the grid."""
     yield from _saturated(_activations(subject), "its nonzero input")
@@ -145,7 +156,7 @@ def bound_to_one_size(subject: ModelSubject) -> Iterator[Found]:
     for name, quantizer in subject.quantizers.items():
         shape = quantizer.scale_shape
         if len(shape) == 3 and shape[1] > 1 and quantizer not in {site.quantizer for site in subject.sites}:
-            what = f"{shape[1]} scales, one a token: the network takes images of one size"
+            what = f"{shape[1]} scales, one per token: the network takes images of one size"
             yield Found(name, what, "nothing, if that size is used; else activation_scales: tensor")
 
 

@@ -70,6 +70,10 @@ def _resolve(quantizer: Quantizer, name: str, site: WeightSite | None) -> None:
         latent = site.latent()
         grid = quantizer.grid(latent)
         codes = quantizer.code(latent)
+        if bool(((codes < grid.low) | (codes > grid.high)).any()):
+            given = f"codes {int(codes.min())} to {int(codes.max())} on a grid of {grid.low} to {grid.high}"
+            cause = "its pins are damaged, as by averaging buffers; allowed: an average of parameters alone"
+            raise ExportError(f"quantizer {name}: {given}: {cause}")
         quantizer.register_buffer("codes", codes.to(torch.int8 if grid.low < 0 else torch.uint8))
     elif not quantizer.grid_follows_latent:
         grid = quantizer.grid(torch.zeros(()))

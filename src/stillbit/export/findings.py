@@ -241,7 +241,7 @@ class Verification:
 
 
 def _percent(share: float) -> str:
-    """Return a share such that what is not all does not read as all.
+    """Truncate a share, so that less than 100 % never prints as 100 %.
 
     >>> _percent(1.0), _percent(0.99995), _percent(0.9999999)
     ('100 %', '99.995 %', '99.999 %')

@@ -48,7 +48,7 @@ class Predictor:
         self._names = names
 
     def __call__(self, image: Path, top: int = 5) -> Prediction:
-        """Give the likeliest classes of an image.
+        """Return the likeliest classes of an image.
 
         Args:
             image: A file that Pillow opens.
@@ -92,7 +92,7 @@ def read_predictor(path: Path) -> Predictor:
 
 
 def images_in(paths: Iterable[Path]) -> list[Path]:
-    """Give image files: those that are named, and of a folder all that are in it or below, in order."""
+    """Return image files: those that are named, and of a folder all that are in it or below, in order."""
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     found: list[Path] = []
     for path in paths:

@@ -48,7 +48,7 @@ class Preprocessing:
             raise ExportError(f"preprocessing: mean {list(self.mean)}, std {list(self.std)}; allowed: 1 or 3 of both, std above 0")
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Give what the network sees of an image, float32 of shape (channels, image_size, image_size)."""
+        """Return what the network sees of an image, float32 of shape (channels, image_size, image_size)."""
         mode = "RGB" if len(self.mean) == 3 else "L"
         small = self._crop(self._resize(image if image.mode == mode else image.convert(mode)))
         pixels = torch.from_numpy(np.array(small)).reshape(self.image_size, self.image_size, len(self.mean))
@@ -57,7 +57,7 @@ class Preprocessing:
         return values.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
     def read(self, path: Path) -> Tensor:
-        """Give what the network sees of an image file.
+        """Return what the network sees of an image file.
 
         Args:
             path: Anything that Pillow opens.
@@ -74,12 +74,12 @@ class Preprocessing:
         return self(image)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Give the values as JSON has them."""
+        """Return the values as JSON has them."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @staticmethod
     def from_mapping(mapping: Mapping[str, Any]) -> "Preprocessing":
-        """Give back what `to_mapping` gave.
+        """Return what `to_mapping` gave.
 
         Raises:
             ExportError: If a value is missing, unknown, or out of range.

@@ -43,7 +43,7 @@ class Call:
     Attributes:
         name: Name of its result.
         target: The operation.
-        arguments: Positional; a `Reference` stands for a result or a tensor.
+        arguments: Positional; a `Reference` is a result or a tensor.
         keywords: By name, likewise.
         layer: Name of the module that it came from.
         shape: Of the result; None: it is no tensor.

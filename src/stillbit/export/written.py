@@ -17,7 +17,7 @@ Written = Callable[[Array, Mapping[str, Array]], dict[str, Array]]
 
 
 def as_written(model: Any, names: Iterable[str], where: str = "the file") -> Written:
-    """Load an ONNX model (`onnx.ModelProto`) such that nothing is fused, cut at codes."""
+    """Load an ONNX model (`onnx.ModelProto`) without fusing, cut at codes."""
     import onnxruntime
 
     names = list(dict.fromkeys(names))

@@ -68,7 +68,7 @@ def _reader(name: str, layer: nn.Module) -> _Reader | None:
         return None
     proxy, quantized = layer.weight_quant, layer.quant_weight()
     if proxy.is_groupwise:
-        raise PrepareError(f"layer {name}: Brevitas gives it scales of groups; allowed: a scale a tensor or a channel")
+        raise PrepareError(f"layer {name}: Brevitas gives it scales of groups; allowed: one scale per tensor or per channel")
     if not isinstance(quantized, IntQuantTensor) or float(quantized.bit_width) > 8.0:
         return None
     if str(proxy.rounding_mode).upper() != "ROUND":

@@ -12,7 +12,7 @@ from stillbit.numerics.limits import FREE
 from stillbit.quantizers.base import Quantizer
 
 _COUNTER = "batches that batch norm has seen, not saved there: as before"
-_BOUND = "(one scale a token: a checkpoint serves one image size)"
+_BOUND = "(one scale per token: a checkpoint serves one image size)"
 _SHOWN = 3  # names of a list that an error gives
 
 

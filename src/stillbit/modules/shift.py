@@ -16,7 +16,7 @@ from stillbit.quantizers.base import Quantizer
 
 @final
 class Shifted(nn.Module):
-    """Gives `quantizer(x + before) + after`: an asymmetric grid whose two offsets are learned apart from each other.
+    """Return `quantizer(x + before) + after`: an asymmetric grid whose two offsets are learned apart from each other.
 
     Args:
         quantizer: The activation quantizer.

@@ -21,7 +21,7 @@ class MeanMagnitude(RangeEstimator):
     Args:
         bits: Width of the codes.
         signed: Whether the grid has negative codes; None: if a latent of any batch is below -1e-5.
-        channel_axis: Axis of the tensor that has one range an index; None: one range for all.
+        channel_axis: Axis of the tensor that has one range per index; None: one range for all.
     """
 
     def __init__(self, *, bits: int, signed: bool | None = None, channel_axis: int | None = None) -> None:

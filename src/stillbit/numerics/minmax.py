@@ -18,7 +18,7 @@ class CurrentMinMax(RangeEstimator):
         percentile: P, between 0 and 50: the range ends at the percentiles P and 100 - P, linearly interpolated. None: at the
             extremes. Over several processes the percentiles of the ranks' shares are averaged: an exact one would have to gather
             the batch.
-        channel_axis: Axis of the tensor that has one range an index; None: one range for all.
+        channel_axis: Axis of the tensor that has one range per index; None: one range for all.
     """
 
     def __init__(self, *, percentile: float | None = None, channel_axis: int | None = None) -> None:
@@ -40,7 +40,7 @@ class RunningMinMax(RangeEstimator):
 
     Args:
         momentum: Share of the old average: `(1 - momentum) * batch + momentum * average`.
-        channel_axis: Axis of the tensor that has one range an index; None: one range for all.
+        channel_axis: Axis of the tensor that has one range per index; None: one range for all.
     """
 
     def __init__(self, *, momentum: float = 0.9, channel_axis: int | None = None) -> None:

@@ -50,7 +50,7 @@ class MSESearch(RangeEstimator):
         margin_mode: "absolute": by `margin`, as published. "relative": by `margin` times the largest absolute value, which tries as
             many useful candidates on tiny weights as on large ones.
         signed: Whether the symmetric grid has negative codes; None: if the first batch has negative values.
-        channel_axis: Axis of the tensor that has one range an index; None: one range for all.
+        channel_axis: Axis of the tensor that has one range per index; None: one range for all.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ class RangeEstimator(ABC):
     `update` equally often.
 
     Args:
-        channel_axis: Axis of the tensor that has one range an index; None: one range for all.
+        channel_axis: Axis of the tensor that has one range per index; None: one range for all.
     """
 
     def __init__(self, channel_axis: int | None = None) -> None:

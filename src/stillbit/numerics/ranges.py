@@ -65,7 +65,7 @@ class RangeConfig:
         Args:
             symmetric: Whether the quantizer's zero point is fixed at 0.
             bits: Width of its codes.
-            channel_axis: Axis of its tensor that has one range an index; None: one range for all.
+            channel_axis: Axis of its tensor that has one range per index; None: one range for all.
 
         Returns:
             The estimator.

@@ -26,7 +26,7 @@ from stillbit.errors import PrepareError
 from stillbit.numerics.gate import Gate
 from stillbit.options import Bits, Count, checked
 from stillbit.oscillation.method import Method, whole_share
-from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers import WeightSite, trains, weight_sites
 
 
 class _Resting(NamedTuple):
@@ -80,7 +80,7 @@ class Annealing(Method):
         if step < self.begin:
             return
         for site in self._gated():
-            if site.writable:
+            if site.writable and trains(site):
                 latent = site.latent().detach()
                 self._resting[site.name] = _Resting(~site.quantizer.free(latent), latent.clone())
 

@@ -20,7 +20,7 @@ from stillbit.numerics.kernels import CanonicalGrid
 from stillbit.numerics.limits import compute_dtype
 from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method
-from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers import WeightSite, trains, weight_sites
 from stillbit.schedules import Cosine, Schedule, as_schedule
 
 AGGREGATIONS = ("sum", "mean", "kernel_mean")
@@ -70,7 +70,7 @@ class Dampening(Method):
     def penalty(self, step: int | None = None) -> Tensor:
         """Return the loss term, differentiable, with the published gradients.
 
-        The gradient to scales is zero, but for pinned latents outside the grid, whose clipped value moves with the scale.
+        The gradient to scales is zero, except of pinned latents outside the grid, whose clipped value moves with the scale.
 
         Args:
             step: The optimizer step that the loss is for, counted from 1; None: the coming one.
@@ -78,7 +78,8 @@ class Dampening(Method):
         Returns:
             One element.
         """
-        total = torch.stack([self._site_loss(site) for site in weight_sites(self.model)]).sum()
+        losses = [self._site_loss(site) for site in weight_sites(self.model) if trains(site)]
+        total = torch.stack(losses).sum() if losses else torch.zeros(())
         return total * self.weight(self.step + 1 if step is None else step)
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class Dampening(Method):
         weight = self.weight(step)
         if self.in_loss or weight == 0.0:
             return
-        trained = [site for site in weight_sites(self.model) if all(parameter.requires_grad for parameter in site.parameters)]
+        trained = [site for site in weight_sites(self.model) if trains(site)]
         derived: list[tuple[WeightSite, Tensor]] = []
         run_pass(pull, (self._part(site, weight, derived) for site in trained))
         for site, gradient in derived:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
-from stillbit.quantizers import LSQ, Quantizer, WeightSite, weight_sites
+from stillbit.quantizers import LSQ, Quantizer, WeightSite, trains, weight_sites
 
 # Adam moves a parameter by up to its learning rate a step. The published recipes move scales by 1e-5 (convolutional networks: a thousandth
 # of a scale and less) and by that of the weights, 5.5e-4 (transformers: up to a quarter of the smallest scales, those of 8-bit weights).
@@ -100,7 +100,7 @@ class Stepping:
 
 def warn(stepping: Stepping) -> None:
     """Warn of what these rules find, one line per rule."""
-    for rule in (scale_weight_decay, scale_learning_rate, scale_learning_rate_sgd):
+    for rule in (scale_weight_decay, scale_learning_rate, scale_learning_rate_sgd, scale_of_resting_weight):
         found = list(rule(stepping))
         if found:
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -153,6 +153,16 @@ def scale_learning_rate_sgd(stepping: Stepping) -> Iterator[Found]:
     for imbalance, name, rate in sorted(found, reverse=True):
         what = f"SGD at {rate:g} moves it some {imbalance:,.0f} times as much as its weights: its gradient sums over all of them"
         yield Found(name, what, "Adam at 1e-5 for scales (JointOptimizer), or scale_gradient: lsq")
+
+
+def scale_of_resting_weight(stepping: Stepping) -> Iterator[Found]:
+    """Scales that train where their weights do not."""
+    held = stepping.held()
+    for site in stepping.sites:
+        learned = [one for one in site.quantizer.parameters(recurse=False) if one.requires_grad and id(one) in held]
+        if learned and not trains(site):
+            what = "does not train, and its scale does: its codes move with the scale, and no method pins or damps them"
+            yield Found(f"the weight of {site.name}", what, "requires_grad_(False) for the scale too, or let the weight train")
 
 
 def _scales_of(stepping: Stepping, group: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from stillbit.options import Bits, Count, Portion, checked
 from stillbit.oscillation.history import Advanced, History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method, whole_share
 from stillbit.oscillation.windows import momentum_for, warn_if_short
-from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers import WeightSite, trains, weight_sites
 
 OSCILLATING_ABOVE = 0.005  # the frequency from which the paper counts a weight as oscillating (table 4)
 
@@ -194,12 +194,16 @@ class Tracking(Method):
 
 
 def _held_apart(sites: list[WeightSite], pinning: Pinning | None) -> list[tuple[list[WeightSite], Pinning | None]]:
-    """Take out of what is held the latents that a grid follows from (StatsQ).
+    """Take out of what is pinned the weights that do not train, and of what is held the latents that a grid follows from (StatsQ).
 
-    It would move with what is written there, and what is written with it, without end.
+    The grid would move with what is written there, and what is written with it, without end.
     """
-    if pinning is None or not pinning.hold:
-        return [(sites, pinning)]
-    following = [site for site in sites if site.quantizer.grid_follows_latent]
-    fixed = [site for site in sites if not site.quantizer.grid_follows_latent]
-    return [(following, pinning._replace(hold=False)), (fixed, pinning)]
+    if pinning is None:
+        return [(sites, None)]
+    resting = [site for site in sites if not trains(site)]
+    trained = [site for site in sites if trains(site)]
+    if not pinning.hold:
+        return [(resting, None), (trained, pinning)]
+    following = [site for site in trained if site.quantizer.grid_follows_latent]
+    fixed = [site for site in trained if not site.quantizer.grid_follows_latent]
+    return [(resting, None), (following, pinning._replace(hold=False)), (fixed, pinning)]

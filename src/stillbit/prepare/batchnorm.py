@@ -36,17 +36,22 @@ class _Sums:
         self.layer = layer
         self.old = _copied(layer)
         self.mean, self.var = torch.zeros_like(self.old.mean), torch.zeros_like(self.old.var)
+        self.calls = 0
 
     def add(self, *_: Any) -> None:
-        """Add the statistics of the batch that the layer has just seen; a forward hook."""
+        """Add the statistics of the batch that the layer has just seen; a forward hook, at each call of a layer that is used twice."""
+        self.calls += 1
         assert self.layer.running_mean is not None
         assert self.layer.running_var is not None
         self.mean += self.layer.running_mean
         self.var += self.layer.running_var
 
-    def average(self, name: str, count: Tensor) -> Statistics:
-        """Return the averages over all processes."""
-        mean, var = sum_over_ranks(self.mean) / count, sum_over_ranks(self.var) / count
+    def average(self, name: str) -> Statistics:
+        """Return the averages over all calls in all processes; what a layer had that only training calls, in an auxiliary head."""
+        calls = sum_over_ranks(torch.tensor(float(self.calls), device=self.mean.device))
+        mean, var = sum_over_ranks(self.mean) / calls, sum_over_ranks(self.var) / calls
+        if not calls:
+            return self.old
         if not (mean.isfinite().all() and var.isfinite().all()):
             raise DataError(f"batch-norm re-estimation: the statistics of {name} are not finite; look for NaN in the images or weights")
         return Statistics(mean, var)
@@ -67,10 +72,9 @@ def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int 
             for _, batch in zip(range(batches), loader, strict=False):
                 model(model_input(batch, reference))
                 seen += 1
-        count = sum_over_ranks(torch.tensor(float(seen), device=reference.device))
-        if not count:
+        if not sum_over_ranks(torch.tensor(float(seen), device=reference.device)):
             raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
-        return {name: one.average(name, count) for name, one in sums.items()}
+        return {name: one.average(name) for name, one in sums.items()}
     finally:
         for one in sums.values():
             _write(one.layer, one.old)
@@ -80,13 +84,14 @@ def reestimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: in
     """Replace the running statistics of every batch norm by plain averages over batches, in place.
 
     Quantizers, pins and everything else act as in evaluation; each batch norm normalises with the batch's own statistics, so deeper
-    layers see batch-normalised inputs. Running variances average the unbiased batch variances.
+    layers see batch-normalised inputs. Running variances average the unbiased batch variances. A batch norm that evaluation calls twice
+    per pass averages over its calls; one that evaluation never calls keeps what it has.
 
     Args:
         model: Any model.
         loader: Gives `(input, ...)` batches, training data; more is not read than needed. In several processes each reads its own,
             and all get the averages over all.
-        batches: How many batches to average over; a shorter loader gives what it has.
+        batches: How many batches to average over; fewer where the loader ends earlier.
 
     Returns:
         For each batch norm the KL divergence KL(new || old) of its statistics, channels as Gaussians, mean over channels: how wrong

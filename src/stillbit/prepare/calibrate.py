@@ -29,7 +29,7 @@ def calibrate(model: nn.Module, loader: Iterable[Any], *, batches: int = 1) -> N
     Args:
         model: A prepared model. A quantizer that is called twice in a pass (a tied one) fits its range at the first call.
         loader: Gives `(input, ...)` batches, training data; more is not read than needed.
-        batches: How many batches to use, at least 1; a shorter loader gives what it has.
+        batches: How many batches to use, at least 1; fewer where the loader ends earlier.
 
     Raises:
         DataError: For a loader without a batch, or a batch that is not finite, in the input or further on.

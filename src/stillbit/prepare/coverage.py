@@ -1,5 +1,7 @@
 """Coverage: does each quantizer really see a tensor, and one shape only? Counted at run time, never inferred."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +35,15 @@ class Coverage:
         weights: Weight quantizers in call order.
         activations: Activation quantizers in call order; one that is tied to another is not counted again.
         float_layers: Layers left in full precision by an override.
+        float_parameters: Parameters that products read outside of quantized layers (`F.conv2d(x, weight)`, `x @ weight`), and their
+            numbers of elements: they stay in full precision.
         notes: What a user should know, e.g. that the model is outside the table of output quantizers.
     """
 
     weights: tuple[Covered, ...]
     activations: tuple[Covered, ...]
     float_layers: tuple[str, ...] = ()
+    float_parameters: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -47,7 +52,15 @@ class Coverage:
         line += f"{len(self.activations)} activation quantizers ({_widths(self.activations)})"
         if self.float_layers:
             line += f", in full precision: {', '.join(self.float_layers)}"
-        return "\n".join((line, *self.notes))
+        return "\n".join((line, *self._float_parameters(), *self.notes))
+
+    def _float_parameters(self) -> Iterator[str]:
+        if self.float_parameters:
+            whole = sum(math.prod(one.shape) for one in self.weights) + sum(elements for _, elements in self.float_parameters)
+            share = sum(elements for _, elements in self.float_parameters) / whole
+            names = ", ".join(name for name, _ in self.float_parameters[:3])
+            more = f" and {len(self.float_parameters) - 3} more" if len(self.float_parameters) > 3 else ""
+            yield f"not quantized: {names}{more}, multiplied by a function and no layer: {share:.1%} of the weights that multiply"
 
 
 def _widths(covered: tuple[Covered, ...]) -> str:

@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillbit.prepare.example import run_example, tensors_in
 
+_PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "deform_conv2d", "_grouped_mm")
+_ATTENTION = "_scaled_dot_product"  # begins the names of fused attentions
 _SOFTMAXES = (functional.softmax, torch.softmax, Tensor.softmax, functional.scaled_dot_product_attention)
 
 
@@ -78,12 +80,14 @@ class Graph:
         visits: In the order in which they began.
         calls: In order.
         softmaxes: Modules that took a softmax, or called a fused attention, of their own.
+        parameters: Names of the model's parameters of two axes or more, by the number of their content.
         output: The model's output, several outputs joined into one vector.
     """
 
     visits: tuple[Visit, ...]
     calls: tuple[Call, ...]
     softmaxes: tuple[str, ...]
+    parameters: dict[int, str]
     output: Tensor
 
     def order(self, modules: Collection[str]) -> list[str]:
@@ -108,6 +112,20 @@ class Graph:
         visits = [visit for visit in self.visits if any(value.content in contents for value in visit.inputs)]
         return visits, [call for call in self.calls if any(value.content in contents for value in call.reads)]
 
+    def multiplied_outside(self, layers: Collection[str]) -> list[str]:
+        """Return the parameters that products read anywhere but as the weight of one of these layers."""
+        found: dict[str, None] = {}
+        for call in self.calls:
+            kind = call.operation.split(".")[1]
+            if kind not in _PRODUCTS and not kind.startswith(_ATTENTION):
+                continue
+            layer = call.visit.module if call.visit is not None else None
+            for value in call.reads:
+                name = self.parameters.get(value.content)
+                if name is not None and not (layer in layers and name.rpartition(".")[0] == layer):
+                    found.setdefault(name)
+        return list(found)
+
 
 def record(model: nn.Module, example: Any) -> Graph:
     """Run the example through a float model, once, and record it.
@@ -116,6 +134,7 @@ def record(model: nn.Module, example: Any) -> Graph:
         PrepareError: If the example does not fit the model.
     """
     recorder = _Recorder()
+    parameters = {recorder.value_of(one).content: name for name, one in model.named_parameters() if one.dim() > 1}
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: recorder.enter(name, inputs)))
@@ -128,7 +147,7 @@ def record(model: nn.Module, example: Any) -> Graph:
     finally:
         for handle in handles:
             handle.remove()
-    return Graph(tuple(recorder.visits), tuple(recorder.calls), tuple(functions.softmaxes), output)
+    return Graph(tuple(recorder.visits), tuple(recorder.calls), tuple(functions.softmaxes), parameters, output)
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -181,6 +200,7 @@ class _Recorder(TorchDispatchMode):
         self.running: list[Visit] = []
         self._values = _Values()
         self._clock = 0
+        self.value_of = self._values.of
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         values = tuple(self._values.of(tensor) for tensor in tensors_in(inputs))

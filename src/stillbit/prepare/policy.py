@@ -36,7 +36,7 @@ INTEGER_BITS = 8  # what integer runtimes execute: the width of what the policy 
 
 @dataclass(frozen=True)
 class Policy:
-    """What a policy says beyond the bits; None stands for the configured width.
+    """What a policy says beyond the bits; None means the configured width.
 
     Attributes:
         inputs: Whether layers quantize their inputs; otherwise their outputs.
@@ -231,7 +231,10 @@ class QuantConfig:
         """Make a quantizer for a weight."""
         if self.quantizer == "statsq" and bits < INTEGER_BITS:
             return StatsQ(bits, scale_shape, rounding=self._rounding(), recompute=self.recompute != "never")
-        return self._quantizer(bits, scale_shape, self.weight_symmetric, self.weight_range)
+        found = self.weight_range
+        if self.weight_symmetric and found.signed is None and not self.published:
+            found = replace(found, signed=True)  # a weight that begins at zero, or nowhere below it, must be free to change its sign
+        return self._quantizer(bits, scale_shape, self.weight_symmetric, found)
 
     def activation_quantizer(self, bits: int, scale_shape: tuple[int, ...] = (1,), *, signed: bool | None = None) -> Quantizer:
         """Make a quantizer for an activation; `signed` None lets calibration decide."""

@@ -1,5 +1,6 @@
 """prepare: from a float model to one whose layers quantize, in place, keeping every key and every Parameter object."""
 
+import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillbit.errors import PrepareError
+from stillbit.errors import PrepareError, nearest
 from stillbit.modules.adopt import adopt, replace_module
 from stillbit.prepare.attention import check_attention_known, find_attention, swap_attention, with_projections
 from stillbit.prepare.coverage import Coverage, Covered, measure_coverage
@@ -54,6 +55,7 @@ def prepare(model: nn.Module, config: QuantConfig | str, *, example: Any) -> Cov
     if isinstance(config, str):
         config = QuantConfig.parse(config)
     example = as_input(model, example)
+    _check_overrides(model, config)
     attention = find_attention(model, config)
     layers = _quantizable_layers(model, config)
     joint = {f"{owner}.qkv" for owner in attention} if config.attention == "qkr" else set()  # quantized as products, not as layers
@@ -66,6 +68,7 @@ def prepare(model: nn.Module, config: QuantConfig | str, *, example: Any) -> Cov
     plans = plan_layers(model, layers, order, _activated(model, graph), config)
     outputs = plan_outputs(model, config, order, graph)
     in_full_precision = tuple(name for name in _multiplying_layers(model) if name not in layers and name not in joint)
+    known = {*layers, *in_full_precision, *joint}
     with structure_restored_on_error(model):
         for name in attention:
             swap_attention(model, name, shapes[name], config)
@@ -82,8 +85,19 @@ def prepare(model: nn.Module, config: QuantConfig | str, *, example: Any) -> Cov
         weights=tuple(one for name, one in covered.items() if name in of_weights),
         activations=tuple(one for name, one in covered.items() if name not in of_weights),
         float_layers=in_full_precision,
+        float_parameters=tuple((name, model.get_parameter(name).numel()) for name in graph.multiplied_outside(known)),
         notes=outputs.notes,
     )
+
+
+def _check_overrides(model: nn.Module, config: QuantConfig) -> None:
+    """Refuse an override that names no layer that multiplies, and nothing that holds one."""
+    layers = list(_multiplying_layers(model))
+    holders = {name.rsplit(".", depth)[0] for name in layers for depth in range(1, name.count(".") + 1)}
+    known = [*layers, *sorted(holders - set(layers))]
+    for override in config.overrides:
+        if not fnmatch.filter(known, override.layers):
+            raise PrepareError(f"override {override.layers!r}: the model has no such layer{nearest(override.layers, known, most=10)}")
 
 
 def _activated(model: nn.Module, graph: Graph) -> set[str]:
@@ -152,9 +166,19 @@ def _bypassed(model: nn.Module) -> Iterator[None]:
         quantizer.bypass = False
 
 
+def _first_not_finite(model: nn.Module) -> str:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            return f"{name} has {count:,} of {tensor.numel():,} elements that are NaN or infinite"
+    return "its parameters and buffers are: look at the example"
+
+
 def _check_same_output(model: nn.Module, float_output: Tensor, example: Any, config: QuantConfig) -> dict[str, Covered]:
     """Check that the model, its quantizers bypassed, still computes what it did; return what each quantizer saw."""
     output, covered = measure_coverage(model, example)
+    if not bool(float_output.isfinite().all()):
+        raise PrepareError(f"the float model's output is not finite; {_first_not_finite(model)}")
     difference = (output - float_output).abs().max()
     tolerance = max(_SAME_OUTPUT[config.attention], _HALF_PRECISION * torch.finfo(float_output.dtype).eps)
     loses_biases = config.published and config.attention == "qkr"  # by design of the published code

@@ -51,7 +51,7 @@ class Quantizer(nn.Module, ABC):
             sets. Not part of the state: whoever sets it knows when.
         grid_follows_latent: Whether the grid is computed from the latents, so that what is written to them moves it.
         needs_range: Whether calibration must find a range.
-        read_only: Whether it stands for another library's quantizer, which methods can only watch.
+        read_only: Whether it represents another library's quantizer, which methods can only watch.
     """
 
     max_bits: ClassVar[int] = 8

@@ -99,8 +99,8 @@ class LSQ(Quantizer):
 
     @torch.no_grad()
     def lift_scale(self) -> None:
-        """Lift a scale below its floor to it. Forward does so anyway; this keeps the parameter from drifting further."""
-        if not self.log_scale and not self.published:
+        """Lift a trained scale below its floor to it. Forward does so anyway; this keeps the parameter from drifting further."""
+        if self.scale.requires_grad and not self.log_scale and not self.published:
             self.scale.clamp_(min=SCALE_FLOOR)
 
     def _effective_scale(self) -> Tensor:

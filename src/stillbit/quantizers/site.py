@@ -126,6 +126,11 @@ class SliceSite:
         rows.copy_(torch.where(mask, value.to(rows.dtype), rows))
 
 
+def trains(site: WeightSite) -> bool:
+    """Return whether a site's weights train: methods write to no others."""
+    return all(parameter.requires_grad for parameter in site.parameters)
+
+
 class HasWeightSites(Protocol):
     """A module that quantizes weights of its own."""
 

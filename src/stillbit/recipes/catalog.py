@@ -3,8 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from stillbit.errors import RecipeError
-from stillbit.recipes.mapping import nearest
+from stillbit.errors import RecipeError, nearest
 
 _SUFFIX = ".yaml"
 

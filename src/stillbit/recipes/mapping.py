@@ -5,19 +5,18 @@ the dataclasses by their annotations; they need no base class and no registratio
 """
 
 import dataclasses
-import difflib
 import functools
 import json
 import types
 import typing
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from stillbit.errors import RecipeError
+from stillbit.errors import RecipeError, nearest
 from stillbit.options import allowed_numbers
 from stillbit.recipes.section import Section, recipe_options
 
@@ -37,7 +36,7 @@ _NAMES = {
 
 def from_mapping(config: type[Config], given: object) -> Config:
     """Build a dataclass from a mapping of its fields; what is not given there, in nested ones too, has its default."""
-    # As JSON: a list stands for a tuple and text for a path there, and nothing else is converted.
+    # As JSON: a list is read as a tuple and text as a path, and nothing else is converted.
     content = json.dumps([_over_defaults(config, _plain(given))])
     try:
         (value,) = reader(typing.cast(Hashable, config)).validate_json(content)
@@ -52,13 +51,6 @@ def to_mapping(config: object) -> dict[str, Any]:
     """Return the fields of a dataclass, nested ones too, as YAML can hold them."""
     fields = dataclasses.fields(typing.cast(Any, config))
     return {field.name: _plain(getattr(config, field.name)) for field in fields if field.init}
-
-
-def nearest(given: str, allowed: Iterable[str]) -> str:
-    """Say which of the allowed names is meant: `; did you mean 'x'?`, or the whole list where none is near."""
-    names = list(allowed)
-    found = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
-    return f"; did you mean '{found[0]}'?" if found else f"; allowed: {', '.join(names)}"
 
 
 @functools.cache

@@ -10,8 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stillbit.errors import CheckpointError, RecipeError
-from stillbit.recipes.mapping import nearest
+from stillbit.errors import CheckpointError, RecipeError, nearest
 
 
 @dataclass(frozen=True)

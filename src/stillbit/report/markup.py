@@ -19,7 +19,7 @@ def tag(name: str, *children: str, **attributes: str | None) -> Markup:
     Args:
         name: Of the element.
         children: In order; all that is no `Markup` is escaped.
-        attributes: By name, where `_` stands for `-`, and one at the end is dropped (`class_`); None leaves one out.
+        attributes: By name, where `_` means `-`, and one at the end is dropped (`class_`); None leaves one out.
 
     Returns:
         The element.

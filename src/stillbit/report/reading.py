@@ -86,7 +86,7 @@ class _Gathered:
         self.num_events += 1
 
     def history(self, folder: Path) -> RunHistory:
-        """Give what has been told."""
+        """Return what has been told."""
         return RunHistory(
             name=folder.resolve().name,
             folder=folder,

@@ -41,7 +41,7 @@ class Batches:
         workers = data.config.workers
         self.skipped: Counter[str] = Counter()
         self._loader: DataLoader[Batch] = DataLoader(
-            dataset,  # type: ignore[arg-type]  # a DataLoader gives what collate returns
+            dataset,  # type: ignore[arg-type]  # a DataLoader yields what collate returns
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=collate,
@@ -61,7 +61,7 @@ class Batches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches, in the sampler's order.
+        """Yield the batches, in the sampler's order.
 
         Raises:
             DataError: If no image of a batch is whole, a label is out of range, or an image is not finite.

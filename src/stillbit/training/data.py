@@ -80,7 +80,7 @@ class DataConfig:
             raise RecipeError(f"crop_pct is {self.crop_pct}; allowed: above 0, at most 1")
         for name, given in (("mean", self.mean), ("std", self.std)):
             if given is not None and len(given) != self.channels:
-                raise RecipeError(f"{name} is {list(given)}; allowed: {self.channels} numbers, one a channel")
+                raise RecipeError(f"{name} is {list(given)}; allowed: {self.channels} numbers, one per channel")
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -119,7 +119,7 @@ def load_data(config: DataConfig) -> Data:
 
 
 def class_names(config: DataConfig) -> tuple[str, ...] | None:
-    """Give the names of the classes, in the order of labels, as far as they are at hand: nothing is decoded or fetched.
+    """Return the names of the classes, in the order of labels, as far as they are at hand: nothing is decoded or fetched.
 
     Returns:
         The names; None where the data is not there, has no names, or its source would ask the network for them.
@@ -193,7 +193,7 @@ def _classes(source: Source) -> list[str] | None:
 
 
 def _class_to_index(source: Source) -> dict[str, int]:
-    """Give the label of each class by name; nothing where the source has no names."""
+    """Return the label of each class by name; nothing where the source has no names."""
     if isinstance(source, Digits):
         return {str(digit): digit for digit in range(source.num_classes)}
     named = getattr(source, "class_to_idx", None) or getattr(getattr(source, "reader", None), "class_to_idx", None)

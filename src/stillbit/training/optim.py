@@ -5,6 +5,7 @@ hooks, gradient scalers (each checks overflow alone, so one may step where the o
 is missing. `JointOptimizer` gives the loop a single object.
 """
 
+import inspect
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class JointOptimizer(torch.optim.Optimizer):
             raise ValueError("JointOptimizer: 0 parts given, allowed: 1 or more optimizers")
         self.parts = parts
         super().__init__([group for part in parts for group in part.param_groups], defaults={})
+        self.defaults = _common_defaults(parts)  # not given above, where it would fill each part's groups by the others' options
         self._join()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -61,7 +63,8 @@ class JointOptimizer(torch.optim.Optimizer):
         """Step every part once.
 
         Args:
-            closure: Computes the loss and its gradients; called once, before any part steps.
+            closure: Computes the loss and its gradients; called once, before any part steps, and by parts that need one (LBFGS) as often as
+                they do.
 
         Returns:
             What the closure returned, else None.
@@ -71,7 +74,10 @@ class JointOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
-            part.step()
+            if closure is not None and _needs_closure(part):
+                part.step(closure)
+            else:
+                part.step()
         self._join()  # a part creates its state at its first step
         return loss
 
@@ -104,6 +110,19 @@ class JointOptimizer(torch.optim.Optimizer):
         self.state = defaultdict(dict)
         for part in self.parts:
             self.state.update(part.state)
+
+
+def _common_defaults(parts: Sequence[torch.optim.Optimizer]) -> dict[str, Any]:
+    """Merge defaults, the first part's before others'. Schedules take from them which of momentum and betas all groups have."""
+    merged = {name: value for part in reversed(parts) for name, value in part.defaults.items()}
+    if not all("betas" in part.defaults for part in parts):
+        merged.pop("betas", None)
+    return merged
+
+
+def _needs_closure(part: torch.optim.Optimizer) -> bool:
+    parameter = inspect.signature(type(part).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
 @dataclass(frozen=True)

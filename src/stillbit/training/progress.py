@@ -1,4 +1,4 @@
-"""What a person sees of a run: moving bars on a terminal, one plain line an epoch elsewhere."""
+"""What a person sees of a run: moving bars on a terminal, one plain line per epoch elsewhere."""
 
 from collections.abc import Mapping
 

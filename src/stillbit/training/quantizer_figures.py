@@ -48,7 +48,7 @@ def observe(model: nn.Module, methods: Sequence[Method]) -> dict[str, Any]:
 
 
 def bins(bits: int, low: int, high: int) -> tuple[float, float, int]:
-    """Give the bins of a layer's histogram: from a grid step below the smallest code to one above the largest.
+    """Return the bins of a layer's histogram: from a grid step below the smallest code to one above the largest.
 
     Args:
         bits: Width of a code.
@@ -117,10 +117,10 @@ def _numbers(columns: Mapping[str, list[Tensor]], histograms: list[Tensor]) -> d
 
 
 def rounded(number: float) -> float | None:
-    """Give a number with six significant digits."""
+    """Return a number with six significant digits."""
     return finite(float(f"{number:.6g}"))
 
 
 def finite(number: float) -> float | None:
-    """Give a number, or None, for JSON's sake, if it is not finite."""
+    """Return a number, or None, for JSON's sake, if it is not finite."""
     return number if math.isfinite(number) else None

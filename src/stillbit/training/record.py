@@ -12,7 +12,7 @@ What a report shows of quantizers (`quantizer_figures.py`, `probe.py`):
   `low`, `high`, `shift`, `shape`, `num_scales`, `num_bytes`; `activations`, each with `name`, `bits`; `other_bytes`, `float_bytes`.
 - `observation`, at `training.observations` steps: lists with a place for each of the facts' layers, `oscillating`, `frozen`, `scale`,
   `smallest_scale`, `largest_scale`, and `histograms`, counts of latents in `quantizer_figures.bins`; `activation_scale`, a list with a
-  place for each of the facts' activations. null stands for what is not known or not finite.
+  place for each of the facts' activations. null means not known or not finite.
 - `trajectories`, at the end of a window of steps, in the middle and at the end of the run: `first_step`, and `layers`, each with `name`
   and `weights`, each with `index` (in the flattened latent), `frequency` (of oscillations, when chosen) and `positions`, one per step.
 - `batchnorm`, after the last step: `layers`, and KL divergences in nats of their statistics from other batches', `before` re-estimation

@@ -89,7 +89,7 @@ class StepSampler(Sampler[list[SampleKey]]):
         return len(self._steps) * self._accumulation
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Give this rank's micro-batches."""
+        """Yield this rank's micro-batches."""
         generator = np.random.default_rng(derive_seed(self._seed, *self._stream))
         order = generator.permutation(self._num_samples)
         if self._stream[0] == ORDER:  # statistics are better of many samples
@@ -122,6 +122,6 @@ class OrderedSampler(Sampler[list[SampleKey]]):
         return -(-len(self._indices) // self._batch_size)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Give this rank's batches."""
+        """Yield this rank's batches."""
         for first in range(0, len(self._indices), self._batch_size):
             yield [SampleKey(index, index) for index in self._indices[first : first + self._batch_size]]

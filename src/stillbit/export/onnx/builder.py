@@ -52,7 +52,7 @@ class Builder:
 
         Args:
             operation: ONNX's operator.
-            inputs: Names of tensors; "" stands for an optional one that is left out.
+            inputs: Names of tensors; "" means an optional one that is left out.
             wanted: Name of its output, with a number if need be.
             output: Name of its output, as it stands.
             named: Whether the node itself gets the name of its output. Names are a good part of a small file; products have them, which

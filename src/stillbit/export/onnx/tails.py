@@ -92,7 +92,7 @@ def _added(program: Program, add: fx.Node, node: fx.Node, viewed: list[fx.Node],
     shape: Shape = node.meta["shape"]
     if constant.ndim > len(shape) or tuple(add.meta["shape"]) != tuple(shape):
         return None
-    # Along axes that the constant does not vary along, one place stands for all.
+    # Along axes that the constant does not vary along, one place is enough.
     constant = constant.reshape((1,) * (len(shape) - constant.ndim) + constant.shape)
     origin: Shape = viewed[0].meta["shape"]
     if len(viewed) == 1:

@@ -143,7 +143,7 @@ def _limits(beside: Accumulation, largest: Array) -> Array:
 def _with_exact_codes(
     scale: Array, beside: Accumulation, largest: Array, codes: Array, given: tuple[Array, Array, Array]
 ) -> tuple[bool, tuple[Array, Array, Array]]:
-    """Return what `_with_bias` gives, which is `given`, such that the kernel's codes are exact, and whether they are."""
+    """Return what `_with_bias` gives, which is `given`, with which the kernel's codes are exact, and whether they are."""
     low, high = beside.input_codes
     assert beside.output_scale is not None
     slope = beside.input_scale * beside.times * np.where(scale == 0, given[0] * given[1], scale) / beside.output_scale

@@ -1,4 +1,4 @@
-"""Compiled twins of plain functions: made on the first call, one a kind of arguments, given up for good where no compiler works.
+"""Compiled twins of plain functions: made on the first call, one per kind of arguments, given up for good where no compiler works.
 
 A function is traced once and compiled by Inductor, without Dynamo between it and its caller: Dynamo checks at each call what the key of a
 form says already, and takes longer for it than a small kernel runs.

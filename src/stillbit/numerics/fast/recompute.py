@@ -155,7 +155,7 @@ def _unpack(packed: _Packed | _PackedAround | Tensor) -> Tensor:
 
 
 def saved_tensors(node: Any) -> Any:
-    """Return what a node has saved, read once: activation checkpointing gives each tensor back one single time."""
+    """Return what a node has saved, read once: activation checkpointing returns each tensor only once."""
     if node.unpacked is not None:
         return node.unpacked
     if node.gelu is None:
@@ -170,6 +170,6 @@ def gelu_to_repeat(x: Tensor) -> Any:
     if x.numel() < settings.recompute_from or torch.compiler.is_compiling() or x.grad_fn is None or x.grad_fn.name() != "GeluBackward0":
         return None
     surrounding: Any = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    # Activation checkpointing gives what GELU has saved back one single time.
+    # Activation checkpointing returns what GELU has saved only once.
     is_checkpointed = surrounding is not None and getattr(surrounding[0], "__module__", "") == "torch.utils.checkpoint"
     return None if is_checkpointed else x.grad_fn
