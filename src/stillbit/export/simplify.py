@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from stillbit.errors import ExportError
+from stillbit.export.activations import fold_activations
 from stillbit.export.program import INPUT, Call, Program, Reference, build_program, map_references, operation_name, references
 
 _KEPT = "stillbit.dequantize.default"  # a constant, but its codes are what is stored
@@ -20,7 +21,7 @@ def simplify(exported: ExportedProgram, input_shape: tuple[int, ...]) -> Program
 
     Left out are: what the output does not need; dropout, conversions and slices that change nothing. What does not depend on the input
     is computed now and becomes a tensor of its own, unless that would store more bytes (position biases of windows). An operation
-    in place becomes the one that gives a new tensor.
+    in place becomes the one that gives a new tensor. Activation functions before quantizers become part of them (activations.py).
     """
     return _Simplifier(exported).program(input_shape)
 
@@ -47,7 +48,7 @@ class _Simplifier:
         (output,) = (node for node in self._graph.nodes if node.op == "output")
         outputs = self._resolved(output.args[0])
         result = outputs[0] if len(outputs) == 1 else outputs
-        calls = _reached(self._calls, result)
+        calls = fold_activations(_reached(self._calls, result), self._tensors, result)
         used = {name for call in calls for name in references((call.arguments, dict(call.keywords)))} | set(references(result))
         return build_program(calls, {name: tensor for name, tensor in self._tensors.items() if name in used}, result, input_shape)
 

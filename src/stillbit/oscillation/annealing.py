@@ -26,7 +26,8 @@ from stillbit.errors import PrepareError
 from stillbit.numerics.gate import Gate
 from stillbit.options import Bits, Count, checked
 from stillbit.oscillation.method import Method, whole_share
-from stillbit.quantizers import WeightSite, trains, weight_sites
+from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers.site import trains
 
 
 class _Resting(NamedTuple):

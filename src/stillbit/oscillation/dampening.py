@@ -20,7 +20,8 @@ from stillbit.numerics.kernels import CanonicalGrid
 from stillbit.numerics.limits import compute_dtype
 from stillbit.options import Count, Fraction, Weight, checked
 from stillbit.oscillation.method import Method
-from stillbit.quantizers import WeightSite, trains, weight_sites
+from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers.site import trains
 from stillbit.schedules import Cosine, Schedule, as_schedule
 
 AGGREGATIONS = ("sum", "mean", "kernel_mean")

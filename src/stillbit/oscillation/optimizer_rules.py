@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.optim import Optimizer
 
-from stillbit.quantizers import LSQ, Quantizer, WeightSite, trains, weight_sites
+from stillbit.quantizers import LSQ, Quantizer, WeightSite, weight_sites
+from stillbit.quantizers.site import trains
 
 # Adam moves a parameter by up to its learning rate a step. The published recipes move scales by 1e-5 (convolutional networks: a thousandth
 # of a scale and less) and by that of the weights, 5.5e-4 (transformers: up to a quarter of the smallest scales, those of 8-bit weights).

@@ -17,7 +17,8 @@ from stillbit.options import Bits, Count, Portion, checked
 from stillbit.oscillation.history import Advanced, History, Momentum, Pinning, advance
 from stillbit.oscillation.method import Method, whole_share
 from stillbit.oscillation.windows import momentum_for, warn_if_short
-from stillbit.quantizers import WeightSite, trains, weight_sites
+from stillbit.quantizers import WeightSite, weight_sites
+from stillbit.quantizers.site import trains
 
 OSCILLATING_ABOVE = 0.005  # the frequency from which the paper counts a weight as oscillating (table 4)
 

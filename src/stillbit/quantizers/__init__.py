@@ -7,7 +7,6 @@ from stillbit.quantizers.product import ProductSite as ProductSite
 from stillbit.quantizers.site import ParameterSite as ParameterSite
 from stillbit.quantizers.site import SliceSite as SliceSite
 from stillbit.quantizers.site import WeightSite as WeightSite
-from stillbit.quantizers.site import trains as trains
 from stillbit.quantizers.site import weight_sites as weight_sites
 from stillbit.quantizers.statsq import StatsQ as StatsQ
 from stillbit.quantizers.tied import TiedQuantizer as TiedQuantizer

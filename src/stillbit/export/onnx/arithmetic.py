@@ -108,6 +108,14 @@ def hardtanh(lowering: Lowering, node: fx.Node) -> Value:
     return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *limits], lowering.where(node)), node.meta["shape"])
 
 
+def clamp(lowering: Lowering, node: fx.Node) -> Value:
+    """Lower clamp, clamp_min and clamp_max by numbers: a Clip."""
+    given = arguments(node)
+    limits = [given.get(name) for name in ("min", "max")]
+    names = ["" if limit is None else lowering.builder.constant(float(limit), "limit") for limit in limits]
+    return Value(lowering.builder.add("Clip", [lowering.float_of(node.args[0]), *names], lowering.where(node)), node.meta["shape"])
+
+
 def relu6(lowering: Lowering, node: fx.Node) -> Value:
     """Lower the function ReLU6: a Clip, as the module's hardtanh is."""
     limits = [lowering.builder.constant(limit, "limit") for limit in (0.0, 6.0)]

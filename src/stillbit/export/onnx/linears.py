@@ -44,7 +44,7 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
         if source.grid.shift is not None:
             source, total = shift_into_bias(lowering, source, weight, total, 1, (0, 0, 0, 0), where)
         if source.grid is not None and source.grid.uniform:
-            source, stored = stored_with_bias(lowering, source, weight, total, tail)
+            source, stored = stored_with_bias(lowering, source, weight, None if tail.splits else total, tail)
         elif source.grid is not None and source.grid.constant_along(-1):
             arranged = arrange(weight)
             if arranged is not None and arranged.one_offset:
@@ -53,15 +53,20 @@ def linear(lowering: Lowering, node: fx.Node) -> Value:
         return Value(_float_linear(lowering, node, source, (weight_node, weight, tail.factor), total), shape)
     if not source.grid.uniform:
         return Value(_integer_linear(lowering, node, source, stored, total), shape)
-    return _gemm(lowering, node, source, stored, tail)
+    return _gemm(lowering, node, source, stored, tail, total if tail.splits else None)
 
 
-def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, tail: Tail) -> Value:
-    """Write a linear layer as a Gemm of rows; a quantizer behind it stands before rows become the tensor again, so that it fuses."""
+def _gemm(lowering: Lowering, node: fx.Node, source: Value, stored: StoredWeight, tail: Tail, apart: Array | None) -> Value:
+    """Write a linear layer as a Gemm of rows; a quantizer behind it stands before rows become the tensor again, so that it fuses.
+
+    A bias `apart` is added in floats: in whole units of the accumulator it would move codes that nothing corrects.
+    """
     where, shape = lowering.where(node), node.meta["shape"]
     flat = len(shape) == 2
     codes = source.name if flat else reshaped(lowering, source.name, (-1, source.shape[-1]), where)
     name = gemm(lowering, node, codes, source, stored)
+    if apart is not None:
+        name = lowering.builder.add("Add", [name, lowering.builder.constant(apart.astype(np.float32), "bias")], f"{where}/bias")
     if flat:
         return Value(name, shape)
     turned = _turned_axes(node, tail.quantizer)

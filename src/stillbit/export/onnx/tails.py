@@ -11,6 +11,7 @@ from stillbit.export.onnx.value import Shape, constant_array
 from stillbit.export.program import Program, operation_name
 
 VIEWS = ("aten.view.default", "aten.reshape.default", "aten.flatten.using_ints", "aten.contiguous.default", "aten.unsqueeze.default")
+POOLS = ("aten.max_pool2d.default",)
 TURNS = ("aten.permute.default", "aten.transpose.int", "aten.mT.default")
 
 
@@ -22,13 +23,15 @@ class Tail:
         factor: What outputs are multiplied by, one per output, float64; None: 1.
         bias: What is added then, one per output, float64; None: 0.
         folded: Operations that are part of the layer now; what they give is what the layer gives.
-        quantizer: The quantizer that alone reads the output, behind movements of elements at most; None: none.
+        quantizer: The quantizer that alone reads the output, behind movements of elements and maximum pools at most; None: none.
+        splits: Whether several quantizers read the output: no runtime fuses it into one, and each rounds it as it is.
     """
 
     factor: Array | None = None
     bias: Array | None = None
     folded: list[fx.Node] = field(default_factory=list)
     quantizer: fx.Node | None = None
+    splits: bool = False
 
 
 def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
@@ -48,11 +51,17 @@ def tail_of(program: Program, layer: fx.Node, axis: int, outputs: int) -> Tail:
             break
         tail.folded.append(reader)
         node = reader
-    while (reader := _only_reader(node)) is not None and reader.op == "call_function" and operation_name(reader.target) in VIEWS + TURNS:
+    moving = VIEWS + TURNS + (POOLS if axis == 1 else ())  # a runtime makes codes before it moves or pools them
+    while (reader := _only_reader(node)) is not None and reader.op == "call_function" and operation_name(reader.target) in moving:
         node = reader
-    if reader is not None and reader.op == "call_function" and operation_name(reader.target) == "stillbit.fake_quantize.default":
+    if reader is not None and _quantizes(reader):
         tail.quantizer = reader
+    tail.splits = len(node.users) > 1 and all(_quantizes(one) for one in node.users)
     return tail
+
+
+def _quantizes(node: fx.Node) -> bool:
+    return node.op == "call_function" and operation_name(node.target) == "stillbit.fake_quantize.default"
 
 
 def constant_of(program: Program, node: Any) -> Array | None:
