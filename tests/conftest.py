@@ -28,6 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a command line that was called in this process may have set another number
 
 
 @pytest.fixture

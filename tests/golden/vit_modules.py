@@ -149,7 +149,9 @@ def _prepared(case: Case, part: str, layer: nn.Module) -> nn.Module:
     if isinstance(layer, ShiftedWindowAttention):  # calls no layer; one that changes nothing, in full precision, shall be called
         model = nn.Sequential(OrderedDict([("before", _nothing(config["dim"])), (part, layer)]))
     model.double()
-    widths = (Override("*", config["bits_w"], config["bits_a"]), Override("before", 32))
+    widths = (Override("*", config["bits_w"], config["bits_a"]),)
+    if hasattr(model, "before"):
+        widths += (Override("before", 32),)
     settings = {"attention": _ATTENTION.get(config["op"], "float"), "quantizer": "lsq" if config["op"] == "QAttention_lsq" else "statsq"}
     bits = f"W{config['bits_w']}A{config['bits_a']}"
     prepare(model, QuantConfig.for_vit(bits, published=True, overrides=widths, **settings), example=case.tensors["x"])
