@@ -20,7 +20,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "linear": lambda: nn.Linear(16, 16),
     "matmul": lambda: nn.Linear(16, 16),
 }
-FORMS = ("module", "shared", "functional", "method", "in-place", "relu6", "hardtanh", "clamp")
+FORMS = ("module", "shared", "functional", "method", "in-place", "relu6", "hardtanh", "clamp", "clamp_min")
 BEHIND: dict[str, Callable[[Tensor], Tensor]] = {
     "nothing": lambda x: x,
     "pool": lambda x: F.max_pool2d(x, 2),
@@ -63,7 +63,8 @@ class Form(nn.Module):
             "in-place": torch.relu_,
             "relu6": F.relu6,
             "hardtanh": lambda x: F.hardtanh(x, 0.0, 2.0),
-            "clamp": lambda x: x.clamp(min=0.0),
+            "clamp": lambda x: x.clamp(0.0, 3.0),
+            "clamp_min": lambda x: x.clamp_min(0.0),
         }
         return forms[self._form](x)
 
@@ -104,4 +105,4 @@ def test_a_program_keeps_an_activation_only_where_more_than_quantizers_read_it(f
     with torch.no_grad():
         assert torch.equal(program(x), model(x))
     kept = [operation_name(node.target).split(".")[1] for node in program.module.graph.nodes if node.op == "call_function"]
-    assert sum(kind in ("relu", "relu6", "hardtanh", "clamp") for kind in kept) == (1 if behind == "sum" else 0)
+    assert sum(kind in ("relu", "relu6", "hardtanh", "clamp", "clamp_min") for kind in kept) == (1 if behind == "sum" else 0)

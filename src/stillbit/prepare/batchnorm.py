@@ -46,12 +46,11 @@ class _Sums:
         self.mean += self.layer.running_mean
         self.var += self.layer.running_var
 
-    def average(self, name: str) -> Statistics:
+    def average(self, name: str, calls: float) -> Statistics:
         """Return the averages over all calls in all processes; what a layer had that only training calls, in an auxiliary head."""
-        calls = sum_over_ranks(torch.tensor(float(self.calls), device=self.mean.device))
-        mean, var = sum_over_ranks(self.mean) / calls, sum_over_ranks(self.var) / calls
         if not calls:
             return self.old
+        mean, var = sum_over_ranks(self.mean) / calls, sum_over_ranks(self.var) / calls
         if not (mean.isfinite().all() and var.isfinite().all()):
             raise DataError(f"batch-norm re-estimation: the statistics of {name} are not finite; look for NaN in the images or weights")
         return Statistics(mean, var)
@@ -72,9 +71,11 @@ def estimate_batchnorm(model: nn.Module, loader: Iterable[Any], *, batches: int 
             for _, batch in zip(range(batches), loader, strict=False):
                 model(model_input(batch, reference))
                 seen += 1
-        if not sum_over_ranks(torch.tensor(float(seen), device=reference.device)):
+        counts = torch.tensor([float(seen), *(float(one.calls) for one in sums.values())], device=reference.device)
+        batches_seen, *calls = sum_over_ranks(counts).tolist()
+        if not batches_seen:
             raise DataError("batch-norm re-estimation got a loader without a batch; give it at least one")
-        return {name: one.average(name) for name, one in sums.items()}
+        return {name: one.average(name, count) for (name, one), count in zip(sums.items(), calls, strict=True)}
     finally:
         for one in sums.values():
             _write(one.layer, one.old)

@@ -134,7 +134,7 @@ def record(model: nn.Module, example: Any) -> Graph:
         PrepareError: If the example does not fit the model.
     """
     recorder = _Recorder()
-    parameters = {recorder.value_of(one).content: name for name, one in model.named_parameters() if one.dim() > 1}
+    parameters = {recorder.values.of(one).content: name for name, one in model.named_parameters() if one.dim() > 1}
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(lambda _, inputs, name=name: recorder.enter(name, inputs)))
@@ -169,14 +169,15 @@ class _Values:
 
     def make(self, tensor: Tensor) -> Value:
         self.count += 1
-        self.contents[_memory(tensor)] = self.count
-        return self.of(tensor)
+        memory = _memory(tensor)
+        if memory:  # an empty tensor has none, nor has one on the meta device: each time it is met it is new
+            self.contents[memory] = self.count
+        return Value(self.count, tensor.data_ptr() - memory, tensor.numel())
 
     def of(self, tensor: Tensor) -> Value:
         memory = _memory(tensor)
-        if memory not in self.contents:
-            return self.make(tensor)
-        return Value(self.contents[memory], tensor.data_ptr() - memory, tensor.numel())
+        content = self.contents.get(memory)
+        return self.make(tensor) if content is None else Value(content, tensor.data_ptr() - memory, tensor.numel())
 
 
 def _memory(tensor: Tensor) -> int:
@@ -198,12 +199,11 @@ class _Recorder(TorchDispatchMode):
         self.visits: list[Visit] = []
         self.calls: list[Call] = []
         self.running: list[Visit] = []
-        self._values = _Values()
+        self.values = _Values()
         self._clock = 0
-        self.value_of = self._values.of
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
-        values = tuple(self._values.of(tensor) for tensor in tensors_in(inputs))
+        values = tuple(self.values.of(tensor) for tensor in tensors_in(inputs))
         shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else ()
         visit = Visit(name, self.running[-1] if self.running else None, self._tick(), values, shape)
         self.visits.append(visit)
@@ -212,7 +212,7 @@ class _Recorder(TorchDispatchMode):
     def leave(self, output: Any) -> None:
         visit = self.running.pop()
         visit.left = self._tick()
-        visit.outputs = tuple(self._values.of(tensor) for tensor in tensors_in(output))
+        visit.outputs = tuple(self.values.of(tensor) for tensor in tensors_in(output))
 
     def _tick(self) -> int:
         self._clock += 1
@@ -221,13 +221,13 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         given, written = list(tensors_in((args, kwargs))), _written(func, args, kwargs)
-        reads = tuple(self._values.of(tensor) for tensor in given)
+        reads = tuple(self.values.of(tensor) for tensor in given)
         result = func(*args, **kwargs)
         kept = {_memory(tensor) for tensor in given} - {_memory(tensor) for tensor in written}
         made = [tensor for tensor in tensors_in(result) if _memory(tensor) not in kept]
         for tensor in (*written, *made):
-            self._values.make(tensor)
-        makes = tuple(self._values.of(tensor) for tensor in made)
+            self.values.make(tensor)
+        makes = tuple(self.values.of(tensor) for tensor in made)
         self.calls.append(Call(str(func), self.running[-1] if self.running else None, reads, makes))
         return result
 

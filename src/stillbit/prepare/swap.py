@@ -1,8 +1,8 @@
 """prepare: from a float model to one whose layers quantize, in place, keeping every key and every Parameter object."""
 
-import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -96,7 +96,7 @@ def _check_overrides(model: nn.Module, config: QuantConfig) -> None:
     holders = {name.rsplit(".", depth)[0] for name in layers for depth in range(1, name.count(".") + 1)}
     known = [*layers, *sorted(holders - set(layers))]
     for override in config.overrides:
-        if not fnmatch.filter(known, override.layers):
+        if not any(fnmatchcase(name, override.layers) for name in known):
             raise PrepareError(f"override {override.layers!r}: the model has no such layer{nearest(override.layers, known, most=10)}")
 
 
